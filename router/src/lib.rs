@@ -1,1 +1,6 @@
-//! hadal-router
+//! The router: clients' requests in, tokens out. It holds no weights; it tokenises, has requests placed by the
+//! coordinator, streams from workers, and moves a stream to another worker when one is lost.
+
+mod service;
+
+pub use service::{Backend, ModelInfo, Output, OutputStream, Readiness, RequestMeta, ServedModel, Submission, Usage, salt};
