@@ -1,1 +1,65 @@
-fn main() {}
+//! What developers run: `cargo xtask test` and `cargo xtask check`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+mod python;
+mod run;
+mod tidy;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  test [ARGS]   set up what the tests need (a Python environment with pinned clients) and run all of them;
+                ARGS go to `cargo test` (for instance `-p hadal-kernels` or `-- golden`)
+  lint          formatting, clippy with warnings denied, tidy, cargo-deny
+  check         lint, then test
+
+Environment: HADAL_CACHE is where tools are kept (default: ~/.cache/hadal).";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => bail!("no command\n\n{USAGE}"),
+    };
+    match command {
+        "test" => test(rest),
+        "lint" => lint(),
+        "check" => lint().and_then(|()| test(rest)),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("unknown command {other:?}\n\n{USAGE}"),
+    }
+}
+
+fn test(arguments: &[String]) -> Result<()> {
+    let python = python::environment()?;
+    // The tests of several processes start this binary.
+    run::cargo(&["build", "--locked", "-p", "hadal", "-p", "hadal-tests", "--bins"])?;
+    let everything: &[&str] = if arguments.is_empty() { &["--workspace"] } else { &[] };
+    let mut command = run::cargo_command(&["test", "--locked"]);
+    command.args(everything).args(arguments);
+    command.env("HADAL_TEST_PYTHON", &python);
+    run::finish(command, "cargo test")
+}
+
+fn lint() -> Result<()> {
+    run::cargo(&["fmt", "--all", "--check"])?;
+    run::cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    tidy::check()?;
+    run::deny()
+}
