@@ -1,6 +1,13 @@
 //! The router: clients' requests in, tokens out. It holds no weights; it tokenises, has requests placed by the
 //! coordinator, streams from workers, and moves a stream to another worker when one is lost.
 
+mod backoff;
+mod config;
+mod fleet;
 mod service;
+mod workers;
 
-pub use service::{Backend, ModelInfo, Output, OutputStream, Readiness, RequestMeta, ServedModel, Submission, Usage, salt};
+pub use config::{Config, ConfigError};
+pub use service::{
+    Backend, ModelInfo, Output, OutputStream, Readiness, RequestMeta, ServedModel, Submission, Timings, salt,
+};

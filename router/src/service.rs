@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use hadal_router_core::{Failure, FinishReason, ModelText, TextDelta};
+use hadal_router_core::{Failure, FinishReason, ModelText, TextDelta, Usage};
 use hadal_types::{Fingerprint, RequestId, SamplingParams};
 use tokio::sync::mpsc;
 
@@ -31,7 +31,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<Arc<ServedModel>, Failure>> + Send;
 
-    /// Checks a submission and starts it. The first failure after this comes through the stream.
+    /// Checks a submission and starts it: resolves when it is placed and accepted by a worker (its `Started` is then in
+    /// the stream), or refused. A failure after that comes through the stream, last. Dropping the future cancels too.
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<OutputStream, Failure>> + Send;
 }
 
@@ -148,29 +149,29 @@ pub enum Output {
         stop: Option<String>,
     },
     /// The end of the answer.
-    Usage(Usage),
+    Usage {
+        /// Tokens of all choices; cached ones are those of the first placement of the first choice.
+        usage: Usage,
+        /// Where the time went.
+        timings: Timings,
+    },
 }
 
-/// What an answer took.
+/// Time spent in each phase, of the first choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens of the prompt, counted once whatever the number of choices.
-    pub prompt_tokens: u32,
-    /// Tokens of all choices.
-    pub completion_tokens: u32,
-    /// Of the prompt's, those that were cached at the first placement of the first choice.
-    pub cached_prompt_tokens: u32,
-    /// From submission to placement of the first choice.
+pub struct Timings {
+    /// From submission to placement.
     pub placement: Duration,
-    /// From the worker's acceptance of the first choice to its first token.
+    /// From the worker's acceptance to the first token.
     pub prefill: Duration,
-    /// From its first token to its last.
+    /// From the first token to the last.
     pub decode: Duration,
 }
 
 /// The events of one answer. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct OutputStream {
+    first: Option<Output>,
     outputs: mpsc::Receiver<Result<Output, Failure>>,
 }
 
@@ -178,7 +179,14 @@ impl OutputStream {
     /// A stream of what is sent to the other end of a bounded channel. The sender learns of the stream's end by
     /// `Sender::closed`.
     pub fn new(outputs: mpsc::Receiver<Result<Output, Failure>>) -> Self {
-        Self { outputs }
+        Self { first: None, outputs }
+    }
+
+    /// Waits for the first event and puts it back, so that a refusal is known before the answer begins.
+    pub(crate) async fn begun(mut self) -> Result<Self, Failure> {
+        let lost = || Failure::internal("the request ended without an answer");
+        self.first = Some(self.outputs.recv().await.ok_or_else(lost)??);
+        Ok(self)
     }
 }
 
@@ -186,7 +194,10 @@ impl Stream for OutputStream {
     type Item = Result<Output, Failure>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.outputs.poll_recv(cx)
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.outputs.poll_recv(cx),
+        }
     }
 }
 

@@ -1,0 +1,257 @@
+//! The fleet as the coordinator last described it.
+//!
+//! One task holds the watch open and opens it again for ever, with backoff; the last view stays in force while the
+//! coordinator is away. A description that cannot be understood is left out and logged: one bad worker hides nothing
+//! but itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hadal_proto::{cluster as w, id16};
+use hadal_types::{Fingerprint, Ledger, NumericsClass, Role};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::{debug, info, warn};
+
+use crate::backoff::Backoff;
+
+/// A file of a model, by its hash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FileRef {
+    pub(crate) name: String,
+    pub(crate) blake3: [u8; 32],
+    pub(crate) bytes: u64,
+}
+
+/// A worker that can be asked for files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) id: String,
+    pub(crate) incarnation: u64,
+    pub(crate) address: String,
+}
+
+/// A model that some worker serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelView {
+    pub(crate) name: String,
+    pub(crate) architecture: String,
+    pub(crate) fingerprint: Fingerprint,
+    /// The smallest of its workers'.
+    pub(crate) context_tokens: u32,
+    /// Tokens of the longest sequence that some decode worker could hold; 0 while there is none.
+    pub(crate) tokens_max: u64,
+    /// The classes of its workers, each once.
+    pub(crate) classes: Vec<NumericsClass>,
+    /// How many serve it.
+    pub(crate) workers: u32,
+    /// Of the worker with most files, sorted by name.
+    pub(crate) files: Vec<FileRef>,
+    /// The workers that have these files.
+    pub(crate) sources: Vec<Source>,
+}
+
+/// The fleet at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) models: BTreeMap<String, ModelView>,
+}
+
+/// Whether the coordinator is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// It is.
+    Up,
+    /// It is not, and why.
+    Down(String),
+}
+
+/// A cheap handle to the last view.
+#[derive(Clone, Debug)]
+pub(crate) struct Fleet {
+    view: watch::Receiver<Arc<View>>,
+    link: watch::Receiver<Link>,
+}
+
+/// What the watching task writes.
+pub(crate) struct Watcher {
+    address: String,
+    channel: Channel,
+    view: watch::Sender<Arc<View>>,
+    link: watch::Sender<Link>,
+}
+
+/// A watch that says nothing at first is opened again after this; a live coordinator sends the view at once.
+const FIRST_VIEW: Duration = Duration::from_secs(5);
+/// How often a lasting absence is logged.
+const REMIND: Duration = Duration::from_secs(30);
+
+impl Fleet {
+    /// The handle, and what has to be run to keep it true.
+    pub(crate) fn new(address: String, channel: Channel) -> (Self, Watcher) {
+        let (view, view_receiver) = watch::channel(Arc::default());
+        let (link, link_receiver) = watch::channel(Link::Down("no answer yet".into()));
+        let watcher = Watcher { address, channel, view, link };
+        (Self { view: view_receiver, link: link_receiver }, watcher)
+    }
+
+    /// The last view.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Whether the coordinator is there.
+    pub(crate) fn link(&self) -> Link {
+        self.link.borrow().clone()
+    }
+
+    /// Resolves when the view may have changed; false when it never will again.
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.view.changed().await.is_ok()
+    }
+}
+
+impl Watcher {
+    /// Watches until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch_for_ever() => {}
+        }
+    }
+
+    async fn watch_for_ever(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+        let mut said: Option<Instant> = None;
+        loop {
+            let reason = self.watch_once(&mut backoff, &mut said).await;
+            if said.is_none_or(|at| at.elapsed() >= REMIND) {
+                warn!(coordinator = %self.address, %reason, "waiting for the coordinator; trying again");
+                said = Some(Instant::now());
+            }
+            self.link.send_replace(Link::Down(reason));
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// One watch, to its end. Returns why it ended.
+    async fn watch_once(&self, backoff: &mut Backoff, said: &mut Option<Instant>) -> String {
+        let mut client = w::coordinator_client::CoordinatorClient::new(self.channel.clone())
+            .max_decoding_message_size(VIEW_BYTES_MAX);
+        let opened = timeout(FIRST_VIEW, async {
+            let mut views = client.watch(w::WatchRequest {}).await?.into_inner();
+            let first = views.message().await?;
+            Ok::<_, tonic::Status>((views, first))
+        });
+        let (mut views, mut next) = match opened.await {
+            Ok(Ok((views, first))) => (views, first),
+            Ok(Err(status)) => return explain(&status),
+            Err(_) => return format!("no answer within {} s", FIRST_VIEW.as_secs()),
+        };
+        while let Some(view) = next {
+            backoff.reset();
+            if self.link.send_replace(Link::Up) != Link::Up {
+                info!(coordinator = %self.address, term = view.term, "coordinator found");
+                *said = None;
+            }
+            self.view.send_replace(Arc::new(View::read(&view)));
+            next = match views.message().await {
+                Ok(next) => next,
+                Err(status) => return explain(&status),
+            };
+        }
+        "it ended the watch".into()
+    }
+}
+
+/// A view of thousands of workers fits; a stray server's answer does not fill the memory.
+const VIEW_BYTES_MAX: usize = 64 << 20;
+
+/// A status for a log: the cause says more than "transport error".
+pub(crate) fn explain(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+}
+
+impl View {
+    /// The view in a message. Of several checkpoints under one name the one with most workers is taken; workers of
+    /// another would refuse its requests.
+    pub(crate) fn read(view: &w::FleetView) -> Self {
+        let mut by_model: BTreeMap<&str, BTreeMap<Fingerprint, Vec<&w::FleetWorker>>> = BTreeMap::new();
+        for worker in &view.workers {
+            match id16("fingerprint", &worker.fingerprint) {
+                Ok(id) if !worker.model_name.is_empty() => {
+                    let models = by_model.entry(&worker.model_name).or_default();
+                    models.entry(Fingerprint(id)).or_default().push(worker);
+                }
+                Ok(_) => debug!(worker = %worker.id, "worker without a model's name left out"),
+                Err(error) => warn!(worker = %worker.id, %error, "worker left out of the view"),
+            }
+        }
+        let model = |(name, checkpoints): (&str, BTreeMap<Fingerprint, Vec<&w::FleetWorker>>)| {
+            let (fingerprint, workers) = checkpoints.into_iter().max_by_key(|(_, workers)| workers.len())?;
+            Some((name.to_owned(), ModelView::read(name, fingerprint, &workers)?))
+        };
+        Self { models: by_model.into_iter().filter_map(model).collect() }
+    }
+}
+
+impl ModelView {
+    fn read(name: &str, fingerprint: Fingerprint, workers: &[&w::FleetWorker]) -> Option<Self> {
+        let first = workers.iter().rev().max_by_key(|worker| worker.files.len())?;
+        let files_of_model = files(first);
+        let mut classes: Vec<NumericsClass> =
+            workers.iter().filter_map(|worker| id16("class", &worker.numerics_class).ok().map(NumericsClass)).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        let source = |worker: &&w::FleetWorker| {
+            (files(worker) == files_of_model).then(|| Source {
+                id: worker.id.clone(),
+                incarnation: worker.incarnation,
+                address: worker.grpc_address.clone(),
+            })
+        };
+        Some(Self {
+            name: name.to_owned(),
+            architecture: first.architecture.clone(),
+            fingerprint,
+            context_tokens: workers.iter().map(|worker| worker.context_tokens).min()?,
+            tokens_max: workers.iter().filter_map(|worker| tokens_max(worker)).max().unwrap_or(0),
+            classes,
+            workers: workers.len() as u32,
+            sources: workers.iter().filter_map(source).collect(),
+            files: files_of_model,
+        })
+    }
+}
+
+/// What a worker could hold of one request, if it may own requests.
+fn tokens_max(worker: &w::FleetWorker) -> Option<u64> {
+    let role: Role = worker.role.parse().ok()?;
+    let ledger = Ledger::try_from(worker.ledger.as_ref()?).ok()?;
+    role.decodes().then(|| ledger.tokens_max())
+}
+
+fn files(worker: &w::FleetWorker) -> Vec<FileRef> {
+    let read = |file: &w::ModelFile| {
+        let blake3 = file.blake3.as_slice().try_into().ok()?;
+        Some(FileRef { name: file.name.clone(), blake3, bytes: file.bytes })
+    };
+    let mut files: Vec<FileRef> = worker.files.iter().filter_map(read).collect();
+    files.sort_unstable();
+    files
+}
+
+#[cfg(test)]
+mod tests;
