@@ -1,0 +1,97 @@
+//! What the engine computes next. The shell owns one [`Plan`] and gives it back each time, so that its buffers are
+//! reused.
+
+use std::ops::Range;
+
+use hadal_types::Part;
+
+use crate::command::TokenLogprobs;
+use crate::event::RequestKey;
+
+/// A run of tokens of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepSlice {
+    /// Whose.
+    pub request: RequestKey,
+    /// Position of the first token in its sequence.
+    pub start: u32,
+    /// Whether the row of the last token is to be sampled.
+    pub sample: bool,
+    tokens: Range<usize>,
+    pages: [Range<usize>; Part::ALL.len()],
+}
+
+/// One step: slices of several requests, at most one of each. Decodes come first.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    slices: Vec<StepSlice>,
+    tokens: Vec<u32>,
+    pages: Vec<u32>,
+    load: StepLoad,
+}
+
+/// How large a step is, for step-time models and heartbeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepLoad {
+    /// Rows of prompts (and recomputed ones).
+    pub prefill_tokens: u32,
+    /// Rows of decodes.
+    pub decode_tokens: u32,
+    /// Sum over all rows of the tokens that each attends to, itself included.
+    pub context_tokens: u64,
+}
+
+/// A token and, if asked for, its log-probabilities.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: u32,
+    /// Of it and the best alternatives.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// What became of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SliceResult {
+    /// Its rows are in the cache; nothing was to be sampled.
+    Computed,
+    /// Its rows are in the cache, and this is the next token.
+    Token(Sampled),
+    /// NaN or infinity: ends this request alone.
+    NotFinite,
+}
+
+impl Plan {
+    /// An empty plan.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The slices, decodes first. Results are reported in this order.
+    pub fn slices(&self) -> &[StepSlice] {
+        &self.slices
+    }
+
+    /// The tokens of a slice, from its start.
+    pub fn tokens(&self, slice: &StepSlice) -> &[u32] {
+        &self.tokens[slice.tokens.clone()]
+    }
+
+    /// The pages of a slice's sequence in the pool of a part, one a block from position 0, up to the block of the
+    /// slice's last token; empty for a part that the model has not.
+    pub fn pages(&self, slice: &StepSlice, part: Part) -> &[u32] {
+        &self.pages[slice.pages[part.index()].clone()]
+    }
+
+    /// The size of the step.
+    pub fn load(&self) -> StepLoad {
+        self.load
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.slices.clear();
+        self.tokens.clear();
+        self.pages.clear();
+        self.load = StepLoad::default();
+    }
+}
