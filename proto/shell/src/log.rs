@@ -1,0 +1,60 @@
+//! Logs: structured, to stderr, as text or one JSON object a line. Prompts, tokens and secrets are never logged.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Flags for logging.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogOptions {
+    /// Level, or levels by module: error, warn, info, debug, trace, or hadal_worker=debug,info
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// How log lines look on stderr
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub log_format: Format,
+}
+
+/// Why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level cannot be read.
+    #[error(
+        "--log-level {level}: {problem}; write error, warn, info, debug or trace, or MODULE=LEVEL, comma-separated"
+    )]
+    Level {
+        /// As given.
+        level: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It was started before.
+    #[error("logging was started twice")]
+    Twice,
+}
+
+/// Starts logging to stderr, once in a process.
+///
+/// # Errors
+/// When the level cannot be read, or logging was started before.
+pub fn init(options: &LogOptions) -> Result<(), LogError> {
+    let filter = EnvFilter::builder()
+        .parse(&options.log_level)
+        .map_err(|e| LogError::Level { level: options.log_level.clone(), problem: e.to_string() })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match options.log_format {
+        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|_| LogError::Twice)
+}
