@@ -1,0 +1,168 @@
+//! A loaded model: what the engine runs.
+
+use std::sync::Arc;
+
+use hadal_kernels::{Ctx, NUMERICS_VERSION, Path};
+use hadal_types::{Dtype, Fingerprint, Geometry, KvEncoding, LayerId, Numerics, Part};
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::files::Files;
+use crate::forward::ForwardError;
+use crate::probe::Probe;
+use crate::step::Step;
+use crate::weights::{LoadError, Weights};
+use crate::workspace::Workspace;
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of weights read.
+    pub bytes: u64,
+    /// Bytes to read.
+    pub bytes_total: u64,
+}
+
+/// How a model is loaded.
+#[derive(Clone)]
+pub struct LoadOptions<'a> {
+    /// Type of activations.
+    pub dtype: Dtype,
+    /// Encoding of cache rows.
+    pub kv: KvEncoding,
+    /// Kernel path.
+    pub path: Path,
+    /// Threads of the kernels; none for the calling thread alone.
+    pub pool: Option<Arc<rayon::ThreadPool>>,
+    /// Called after each layer.
+    pub progress: &'a dyn Fn(Progress),
+}
+
+/// A model in memory. Shared by all engines of a process; every step brings its own cache and workspace.
+pub struct Model {
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) ctx: Ctx,
+    pub(crate) kv: KvEncoding,
+    /// With draft layers, if the checkpoint has them.
+    pub(crate) all: Geometry,
+    pub(crate) main: Geometry,
+    fingerprint: Fingerprint,
+}
+
+impl Model {
+    /// Reads and packs the weights.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or has another shape or type, with both; or the path that this machine lacks.
+    pub fn load(files: &Files, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
+        Self::load_with(files, options, false)
+    }
+
+    /// As [`Model::load`], with the draft layers if `drafts` and the checkpoint has them.
+    pub(crate) fn load_with(files: &Files, options: &LoadOptions<'_>, drafts: bool) -> Result<Self, LoadError> {
+        let mut ctx = Ctx::new(options.path, options.dtype)?;
+        if let Some(pool) = &options.pool {
+            ctx = ctx.with_pool(pool.clone());
+        }
+        let mut config = files.config().clone();
+        if !drafts || !Weights::has_drafts(files) {
+            config.layers.retain(|l| !l.draft);
+        }
+        let all = crate::geometry::geometry(&config, options.kv);
+        Ok(Self {
+            weights: Weights::load(files, &config, options)?,
+            main: all.without_drafts(),
+            all,
+            ctx,
+            kv: options.kv,
+            fingerprint: files.fingerprint(),
+            config,
+        })
+    }
+
+    /// The cache geometry that steps use, without draft layers.
+    pub fn geometry(&self) -> &Geometry {
+        &self.main
+    }
+
+    /// All that decides the bits of an answer.
+    pub fn numerics(&self) -> Numerics {
+        Numerics {
+            fingerprint: self.fingerprint,
+            dtype: self.ctx.dtype(),
+            layout: self.main.layout.clone(),
+            kernels: self.ctx.path().name().to_owned(),
+            version: NUMERICS_VERSION,
+            // With EP 1 rows reach the experts as they are, and answers come back in f32.
+            expert_rows: "f32".to_owned(),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Longest sequence.
+    pub fn context_tokens(&self) -> u32 {
+        self.config.context_tokens
+    }
+
+    /// Size of the vocabulary: valid token ids are below it.
+    pub fn vocab(&self) -> u32 {
+        self.config.vocab as u32
+    }
+
+    /// Bytes of the packed weights.
+    pub fn weights_bytes(&self) -> u64 {
+        self.weights.bytes()
+    }
+
+    /// Bytes of a workspace for steps of so many rows.
+    pub fn workspace_bytes(&self, rows_max: usize) -> u64 {
+        Workspace::bytes_for(&self.config, rows_max)
+    }
+
+    /// Room for steps of so many rows, all of which may ask for logits.
+    pub fn new_workspace(&self, rows_max: usize) -> Workspace {
+        Workspace::new(&self.config, rows_max)
+    }
+
+    /// A cache of so many pages of each part.
+    pub fn new_cache(&self, pages: &[(Part, u32)]) -> Cache {
+        Cache::new(&self.main, pages)
+    }
+
+    /// Computes a step: writes the rows of its tokens to the cache, and logits where they are asked for. `on_layer` is
+    /// called when all rows of a layer are in the cache.
+    ///
+    /// A slice whose numbers are not finite ends alone: [`Workspace::failure`] names it, and the others are right.
+    ///
+    /// # Errors
+    /// A step that contradicts itself; nothing was written then.
+    pub fn forward(
+        &self,
+        step: &Step<'_>,
+        cache: &mut Cache,
+        workspace: &mut Workspace,
+        on_layer: &mut dyn FnMut(LayerId, &Cache),
+    ) -> Result<(), ForwardError> {
+        self.forward_probed(step, cache, workspace, on_layer, None)
+    }
+
+    /// As [`Model::forward`], showing `probe` what is chosen on the way.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_probed(
+        &self,
+        step: &Step<'_>,
+        cache: &mut Cache,
+        workspace: &mut Workspace,
+        on_layer: &mut dyn FnMut(LayerId, &Cache),
+        probe: Option<&mut dyn Probe>,
+    ) -> Result<(), ForwardError> {
+        crate::forward::forward(self, step, cache, workspace, on_layer, probe)
+    }
+}

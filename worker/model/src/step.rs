@@ -1,0 +1,53 @@
+//! What one step computes: slices of sequences, each with the pages that hold its rows.
+
+use hadal_types::Part;
+
+/// Which rows of a slice get logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: a chunk that is not the end of a prompt.
+    None,
+    /// The last one.
+    Last,
+    /// Every one, for verification and golden data.
+    All,
+}
+
+impl Logits {
+    /// How many of so many rows.
+    pub fn rows(self, tokens: usize) -> usize {
+        match self {
+            Logits::None => 0,
+            Logits::Last => tokens.min(1),
+            Logits::All => tokens,
+        }
+    }
+}
+
+/// Consecutive tokens of one sequence. Rows of earlier tokens must be in the cache.
+#[derive(Clone, Debug)]
+pub struct Slice<'a> {
+    /// The tokens to compute.
+    pub tokens: &'a [u32],
+    /// Position of the first of them.
+    pub start: u32,
+    /// The sequence's pages by [`Part::index`], from its first block to that of the last token of this slice at least;
+    /// empty for a part that the model does not have.
+    pub pages: [&'a [u32]; Part::ALL.len()],
+    /// Which logits are wanted.
+    pub logits: Logits,
+}
+
+/// A batch of slices, of one sequence each. Two slices of one sequence may not be in one step.
+#[derive(Clone, Debug, Default)]
+pub struct Step<'a> {
+    /// The slices, in any order.
+    pub slices: Vec<Slice<'a>>,
+}
+
+impl Step<'_> {
+    /// Tokens of all slices.
+    pub fn rows(&self) -> usize {
+        self.slices.iter().map(|s| s.tokens.len()).sum()
+    }
+}
