@@ -1,82 +1,80 @@
-//! The router's configuration: one documented struct, from flags or a TOML file.
+//! The router's configuration: one documented struct, from flags or a file that writes them down.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use hadal_shell::units::{bytes, duration};
 
 /// How a router is run.
-#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Where the coordinator listens, host:port. The router waits for it for as long as it takes.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9000")]
+    /// Where the coordinator listens; the router waits for it as long as it takes
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
     pub coordinator: String,
 
-    /// Where OpenAI's HTTP API is served.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    /// Where OpenAI's HTTP API is served, and /health, /ready and /metrics beside it
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8000")]
     pub http: String,
 
-    /// Where gRPC hadal.v1 is served.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8001")]
+    /// Where gRPC hadal.v1 is served
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8001")]
     pub grpc: String,
 
-    /// Another name for a served model: ALIAS=MODEL, or ALIAS alone when the fleet serves one model. May be repeated.
-    /// A model that has an alias is listed under its aliases only.
+    /// Another name for a served model: ALIAS=MODEL, or ALIAS alone when the fleet serves one model; may be repeated.
+    /// A model that has an alias is listed under its aliases only
     #[arg(long = "served-model-name", value_name = "ALIAS[=MODEL]")]
     pub served_model_name: Vec<String>,
 
-    /// Largest request in bytes, on HTTP and gRPC.
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20)]
-    pub request_bytes_max: usize,
+    /// Largest request, on HTTP and gRPC
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = bytes)]
+    pub request_bytes_max: u64,
 
-    /// Requests in flight at once; more are refused with "overloaded".
+    /// Requests in flight at once; more are refused as overloaded
     #[arg(long, value_name = "N", default_value_t = 4096)]
     pub requests_max: usize,
 
-    /// Requests that may wait for a first worker or for the coordinator; more are refused with "overloaded".
+    /// Requests that may wait for a first worker or for the coordinator; more are refused as overloaded
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub waiting_max: usize,
 
-    /// Longest wait for a first worker or for the coordinator, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub wait_seconds: u64,
+    /// Longest wait of a request for a first worker or for the coordinator
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait_max: Duration,
 
-    /// Deadline of requests that have none, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    pub request_seconds: u64,
+    /// Deadline of requests that bring none
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub request_timeout: Duration,
 
-    /// Events that one answer may be ahead of its client; then its worker's stream waits.
+    /// Events that an answer may be ahead of its client; then its worker's stream waits
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub output_buffer: usize,
 
-    /// Longest wait for a worker's answer to a reservation or for a piece of a file, in seconds; then the worker counts
-    /// as lost.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
-    pub worker_seconds: u64,
+    /// Longest wait for a worker to accept or refuse a request, or for a model's files; then the worker counts as lost
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub worker_timeout: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            coordinator: "127.0.0.1:9000".into(),
+            coordinator: "127.0.0.1:8002".into(),
             http: "127.0.0.1:8000".into(),
             grpc: "127.0.0.1:8001".into(),
             served_model_name: Vec::new(),
             request_bytes_max: 8 << 20,
             requests_max: 4096,
             waiting_max: 256,
-            wait_seconds: 30,
-            request_seconds: 3600,
+            wait_max: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(3600),
             output_buffer: 32,
-            worker_seconds: 10,
+            worker_timeout: Duration::from_secs(10),
         }
     }
 }
 
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("router setting {key}: {problem}")]
+#[error("--{key} {problem}")]
 pub struct ConfigError {
     /// The setting, as its flag is spelled.
     pub key: &'static str,
@@ -97,26 +95,30 @@ pub(crate) struct Limits {
 
 impl Config {
     pub(crate) fn limits(&self) -> Result<Limits, ConfigError> {
-        let positive = [
-            ("requests-max", self.requests_max as u64),
-            ("wait-seconds", self.wait_seconds),
-            ("request-seconds", self.request_seconds),
-            ("output-buffer", self.output_buffer as u64),
-            ("worker-seconds", self.worker_seconds),
-            ("request-bytes-max", self.request_bytes_max as u64),
+        let none = [
+            ("requests-max", self.requests_max == 0),
+            ("request-bytes-max", self.request_bytes_max == 0),
+            ("wait-max", self.wait_max.is_zero()),
+            ("request-timeout", self.request_timeout.is_zero()),
+            ("output-buffer", self.output_buffer == 0),
+            ("worker-timeout", self.worker_timeout.is_zero()),
         ];
-        if let Some((key, _)) = positive.into_iter().find(|&(_, value)| value == 0) {
-            return Err(ConfigError { key, problem: "must be at least 1".into() });
+        if let Some((key, _)) = none.into_iter().find(|&(_, none)| none) {
+            return Err(ConfigError { key, problem: "must be more than 0".into() });
         }
-        if let Some((key, value)) = positive.into_iter().find(|&(_, value)| value > u64::from(u32::MAX)) {
-            return Err(ConfigError { key, problem: format!("must be at most {}; got {value}", u32::MAX) });
+        // A year is as good as for ever, and an instant that far away can still be represented.
+        let year = Duration::from_secs(366 * 24 * 3600);
+        let times =
+            [("wait-max", self.wait_max), ("request-timeout", self.request_timeout), ("worker-timeout", self.worker_timeout)];
+        if let Some((key, _)) = times.into_iter().find(|&(_, time)| time > year) {
+            return Err(ConfigError { key, problem: "must be at most a year".into() });
         }
         Ok(Limits {
             requests: self.requests_max,
             waiting: self.waiting_max,
-            wait: Duration::from_secs(self.wait_seconds),
-            request: Duration::from_secs(self.request_seconds),
-            worker: Duration::from_secs(self.worker_seconds),
+            wait: self.wait_max,
+            request: self.request_timeout,
+            worker: self.worker_timeout,
             output_buffer: self.output_buffer,
         })
     }
@@ -132,7 +134,7 @@ pub(crate) struct Aliases {
 impl Aliases {
     /// Reads `ALIAS=MODEL` and `ALIAS`.
     pub(crate) fn parse(names: &[String]) -> Result<Self, ConfigError> {
-        let error = |problem| ConfigError { key: "served-model-name", problem };
+        let error = |problem: String| ConfigError { key: "served-model-name", problem };
         let mut aliases = Self::default();
         for name in names {
             let (alias, model) = name.split_once('=').map_or((name.as_str(), None), |(a, m)| (a, Some(m)));
@@ -200,11 +202,5 @@ mod tests {
         let config = Config { output_buffer: 0, ..Config::default() };
         assert_eq!(config.limits().unwrap_err().key, "output-buffer");
         Config::default().limits().unwrap();
-    }
-
-    #[test]
-    fn an_unknown_key_in_a_file_is_refused() {
-        let error = serde_json::from_str::<Config>(r#"{"htpp": "x"}"#).unwrap_err();
-        assert!(error.to_string().contains("htpp"));
     }
 }

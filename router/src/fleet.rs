@@ -26,12 +26,15 @@ pub(crate) struct FileRef {
     pub(crate) bytes: u64,
 }
 
-/// A worker that can be asked for files.
+/// A worker of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct WorkerView {
     pub(crate) id: String,
     pub(crate) incarnation: u64,
     pub(crate) address: String,
+    pub(crate) class: NumericsClass,
+    /// Whether it has the model's files as listed.
+    pub(crate) has_files: bool,
 }
 
 /// A model that some worker serves.
@@ -46,12 +49,9 @@ pub(crate) struct ModelView {
     pub(crate) tokens_max: u64,
     /// The classes of its workers, each once.
     pub(crate) classes: Vec<NumericsClass>,
-    /// How many serve it.
-    pub(crate) workers: u32,
     /// Of the worker with most files, sorted by name.
     pub(crate) files: Vec<FileRef>,
-    /// The workers that have these files.
-    pub(crate) sources: Vec<Source>,
+    pub(crate) workers: Vec<WorkerView>,
 }
 
 /// The fleet at one moment.
@@ -210,18 +210,20 @@ impl View {
 impl ModelView {
     fn read(name: &str, fingerprint: Fingerprint, workers: &[&w::FleetWorker]) -> Option<Self> {
         let first = workers.iter().rev().max_by_key(|worker| worker.files.len())?;
-        let files_of_model = files(first);
-        let mut classes: Vec<NumericsClass> =
-            workers.iter().filter_map(|worker| id16("class", &worker.numerics_class).ok().map(NumericsClass)).collect();
-        classes.sort_unstable();
-        classes.dedup();
-        let source = |worker: &&w::FleetWorker| {
-            (files(worker) == files_of_model).then(|| Source {
+        let listed = files(first);
+        let view = |worker: &&w::FleetWorker| {
+            Some(WorkerView {
                 id: worker.id.clone(),
                 incarnation: worker.incarnation,
                 address: worker.grpc_address.clone(),
+                class: NumericsClass(id16("numerics class", &worker.numerics_class).ok()?),
+                has_files: files(worker) == listed,
             })
         };
+        let views: Vec<WorkerView> = workers.iter().filter_map(view).collect();
+        let mut classes: Vec<NumericsClass> = views.iter().map(|worker| worker.class).collect();
+        classes.sort_unstable();
+        classes.dedup();
         Some(Self {
             name: name.to_owned(),
             architecture: first.architecture.clone(),
@@ -229,10 +231,14 @@ impl ModelView {
             context_tokens: workers.iter().map(|worker| worker.context_tokens).min()?,
             tokens_max: workers.iter().filter_map(|worker| tokens_max(worker)).max().unwrap_or(0),
             classes,
-            workers: workers.len() as u32,
-            sources: workers.iter().filter_map(source).collect(),
-            files: files_of_model,
+            files: listed,
+            workers: views,
         })
+    }
+
+    /// The class of a worker in one of its lives, if it is in the view.
+    pub(crate) fn class_of(&self, id: &str, incarnation: u64) -> Option<NumericsClass> {
+        self.workers.iter().find(|w| w.id == id && w.incarnation == incarnation).map(|w| w.class)
     }
 }
 

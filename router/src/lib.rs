@@ -9,5 +9,5 @@ mod workers;
 
 pub use config::{Config, ConfigError};
 pub use service::{
-    Backend, ModelInfo, Output, OutputStream, Readiness, RequestMeta, ServedModel, Submission, Timings, salt,
+    Api, Backend, ModelInfo, Output, OutputStream, Readiness, RequestMeta, ServedModel, Submission, Timings, salt,
 };

@@ -67,8 +67,10 @@ pub struct ModelInfo {
 /// A model and how its text becomes tokens.
 #[derive(Debug)]
 pub struct ServedModel {
-    /// What it is.
+    /// What it is, under the name that was asked for.
     pub info: ModelInfo,
+    /// The fleet's own name of it, which differs where an alias was asked for.
+    pub fleet_name: String,
     /// Tokenizer, chat template and generation defaults.
     pub text: Arc<ModelText>,
     /// Token ids are below this (`vocab_size` of `config.json`).
@@ -97,9 +99,30 @@ pub struct Submission {
     pub context: RequestMeta,
 }
 
+/// How a request came; a label in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// OpenAI's, over HTTP.
+    Http,
+    /// hadal.v1, over gRPC.
+    Grpc,
+}
+
+impl Api {
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Api::Http => "http",
+            Api::Grpc => "grpc",
+        }
+    }
+}
+
 /// What a request says of itself.
 #[derive(Clone, Debug)]
 pub struct RequestMeta {
+    /// How it came.
+    pub api: Api,
     /// Unique among the requests in flight.
     pub request_id: RequestId,
     /// Whose it is; empty for nobody's.

@@ -30,7 +30,7 @@ fn the_checkpoint_with_most_workers_stands_for_the_name() {
     let view = read(vec![worker("a", 9, "decode", 2), worker("b", 3, "prefill", 50), worker("c", 3, "decode", 4)]);
     let model = &view.models["m"];
     assert_eq!(model.fingerprint, Fingerprint([3; 16]));
-    assert_eq!(model.sources.len(), 2);
+    assert_eq!(model.workers.len(), 2);
     assert_eq!(model.classes, [NumericsClass([3; 16])]);
 }
 
@@ -47,5 +47,5 @@ fn a_worker_that_cannot_be_understood_hides_only_itself() {
     let nameless = w::FleetWorker { model_name: String::new(), ..worker("x", 3, "decode", 4) };
     let view = read(vec![bad, nameless, worker("good", 3, "decode", 4)]);
     assert_eq!(view.models.len(), 1);
-    assert_eq!(view.models["m"].sources.len(), 1);
+    assert_eq!(view.models["m"].workers.len(), 1);
 }
