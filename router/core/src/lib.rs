@@ -1,1 +1,23 @@
-//! hadal-router-core
+//! The router's decisions, without IO: text to tokens and back, stop strings, one choice of an answer, and the
+//! OpenAI API's requests, responses and errors.
+
+pub mod choice;
+pub mod detokenizer;
+pub mod failure;
+pub mod generation;
+pub mod openai;
+pub mod sampling;
+pub mod stop;
+pub mod template;
+pub mod text;
+pub mod vocabulary;
+
+pub use choice::{Choice, ChoiceEvent, FinishReason, Gap, Logprob, RawLogprobs, TextDelta, TokenLogprobs};
+pub use detokenizer::Detokenizer;
+pub use failure::{Failure, FailureKind};
+pub use generation::GenerationDefaults;
+pub use sampling::{Resolved, SamplingOptions};
+pub use stop::StopMatcher;
+pub use template::{ChatMessage, ChatOptions};
+pub use text::{ModelText, ModelTextError};
+pub use vocabulary::Vocabulary;
