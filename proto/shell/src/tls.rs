@@ -209,4 +209,4 @@ fn client_config(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

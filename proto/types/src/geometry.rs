@@ -318,7 +318,7 @@ impl Geometry {
     /// Names the first contradiction.
     pub fn validate(&self) -> Result<(), GeometryError> {
         for (store, s) in self.stores.iter().enumerate() {
-            if s.stride == 0 || BLOCK_TOKENS % s.stride != 0 {
+            if s.stride == 0 || !BLOCK_TOKENS.is_multiple_of(s.stride) {
                 return Err(GeometryError::Stride { store, stride: s.stride });
             }
         }
