@@ -81,6 +81,17 @@ impl FinishReason {
     }
 }
 
+/// What a request used, over all its choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tokens of the prompt, once.
+    pub prompt_tokens: u32,
+    /// Tokens of all choices.
+    pub completion_tokens: u32,
+    /// Of the prompt's, those that were cached at the first placement of the first choice.
+    pub cached_prompt_tokens: u32,
+}
+
 /// What a choice has to say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChoiceEvent {

@@ -12,7 +12,7 @@ pub mod template;
 pub mod text;
 pub mod vocabulary;
 
-pub use choice::{Choice, ChoiceEvent, FinishReason, Gap, Logprob, RawLogprobs, TextDelta, TokenLogprobs};
+pub use choice::{Choice, ChoiceEvent, FinishReason, Gap, Logprob, RawLogprobs, TextDelta, TokenLogprobs, Usage};
 pub use detokenizer::Detokenizer;
 pub use failure::{Failure, FailureKind};
 pub use generation::GenerationDefaults;
