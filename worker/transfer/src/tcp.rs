@@ -7,8 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, ServerConfig};
+use hadal_shell::tls::Tls;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::connector::{BoxFuture, Connector, Expect, Fetch, Incoming, Offer, Offered, Outgoing, Timeouts};
@@ -30,8 +29,8 @@ pub struct TcpConfig {
     pub us: Expect,
     /// Limits of waits.
     pub timeouts: Timeouts,
-    /// Certificates of both directions; none for plain TCP.
-    pub tls: Option<(Arc<ServerConfig>, Arc<ClientConfig>)>,
+    /// Secures both directions; none for plain TCP.
+    pub tls: Option<Tls>,
     /// Told of refused and broken handshakes.
     pub on_error: OnError,
 }
@@ -92,8 +91,8 @@ impl Tcp {
         let _ = stream.set_nodelay(true);
         let stream: Box<dyn Stream> = match &self.config.tls {
             None => Box::new(stream),
-            Some((server, _)) => {
-                let accept = TlsAcceptor::from(Arc::clone(server)).accept(stream);
+            Some(tls) => {
+                let accept = TlsAcceptor::from(tls.server_config()).accept(stream);
                 Box::new(timeout_at(until, accept).await.map_err(late)??)
             }
         };
@@ -136,11 +135,11 @@ impl Tcp {
         let _ = stream.set_nodelay(true);
         let stream: Box<dyn Stream> = match &self.config.tls {
             None => Box::new(stream),
-            Some((_, client)) => {
+            Some(tls) => {
                 let host = fetch.address.rsplit_once(':').map_or(fetch.address.as_str(), |(host, _)| host);
-                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-                let name = ServerName::try_from(host).map_err(|e| failed(e.to_string()))?;
-                let tls = TlsConnector::from(Arc::clone(client)).connect(name, stream);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                let name = tls.server_name(host).map_err(|e| failed(e.to_string()))?;
+                let tls = TlsConnector::from(tls.client_config()).connect(name, stream);
                 let tls = timeout_at(until, tls).await.map_err(late)?;
                 Box::new(tls.map_err(|e| failed(e.to_string()))?)
             }
