@@ -1,1 +1,35 @@
-//! hadal-kernels
+//! Operations on tensors, batch-invariant: a row's result has the same bits whatever the number of rows, threads,
+//! chunks and pages. Shapes are row-major and in elements; every operation works on f32 slices of the caller.
+
+mod attention;
+mod cache;
+mod context;
+mod error;
+mod experts;
+mod gate;
+mod gemm;
+mod index;
+mod linear;
+pub mod math;
+mod norm;
+pub mod number;
+pub mod philox;
+mod rope;
+mod sample;
+mod scratch;
+mod topk;
+
+pub use attention::{AttentionRows, AttentionShape, Keys, mla_attention};
+pub use cache::{IndexCodec, LatentCodec, PAGE_ROWS, Paged, PagedError};
+pub use context::{Ctx, Path, PathError, PathUnavailable};
+pub use error::{NotFinite, PackError, ShapeError, UnknownToken};
+pub use experts::{Expert, moe_experts};
+pub use gate::{Gate, GateScore, GroupScore, Routes, moe_gate};
+pub use index::{Choice, IndexRows, IndexShape, Margin, index_select};
+pub use linear::{Embedding, Linear, Product, WeightRef, WeightSlice, linear, linear_many};
+pub use norm::{add, layer_norm, rms_norm, swiglu};
+pub use rope::{RopeLayout, rope, rope_angles};
+pub use sample::{History, SampleScratch, Sampled, sample};
+
+/// Raised with every change that alters the bits of any result; part of the numerics class.
+pub const NUMERICS_VERSION: u32 = 1;
