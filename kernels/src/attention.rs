@@ -61,8 +61,8 @@ pub struct AttentionRows<'a> {
 }
 
 /// Attention of every query of every sequence, in order. `q` is [rows, heads, rank + rope]: the absorbed query and its
-/// rotated part; `out` is [rows, heads, rank], still to be multiplied by the value half of `kv_b_proj`. A query with no
-/// key gives zeros.
+/// rotated part; `out` is [rows, heads, rank], still to be multiplied by the value half of `kv_b_proj`. A query without
+/// keys is one whose choice failed and gives NaN.
 pub fn mla_attention(ctx: &Ctx, shape: &AttentionShape, sequences: &[AttentionRows<'_>], q: &[f32], out: &mut [f32]) {
     let rows: usize = sequences.iter().map(|s| s.rows).sum();
     let (heads, rank) = (shape.heads, shape.codec.rank());
@@ -157,8 +157,8 @@ fn attend(ctx: &Ctx, shape: &AttentionShape, query: &Query<'_>, out: &mut [f32])
             }
         }
         for (h, out) in out.chunks_exact_mut(rank).enumerate() {
-            let sum = if b.sum[h] == 0.0 { 1.0 } else { b.sum[h] };
-            out.iter_mut().zip(&b.sums[h * padded..]).for_each(|(o, &v)| *o = v / sum);
+            // Without keys this is 0 / 0, the NaN that it should be.
+            out.iter_mut().zip(&b.sums[h * padded..]).for_each(|(o, &v)| *o = v / b.sum[h]);
         }
     });
 }

@@ -62,7 +62,8 @@ pub struct Routes {
 /// none. Ties go to the lower id. `routes` is replaced.
 ///
 /// # Errors
-/// A logit is NaN.
+/// A logit is NaN; the first such row is named. All others are complete, and such a row goes to the first experts with
+/// weights that are NaN, so that the fault reaches the logits of its own request and of no other.
 pub fn moe_gate(gate: &Gate, logits: &[f32], bias: &[f32], routes: &mut Routes) -> Result<(), NotFinite> {
     routes.k = gate.k;
     routes.ids.clear();
@@ -70,10 +71,15 @@ pub fn moe_gate(gate: &Gate, logits: &[f32], bias: &[f32], routes: &mut Routes) 
     routes.margins.clear();
     let mut scores = vec![0.0; gate.experts];
     let mut ranked = Vec::with_capacity(gate.experts);
+    let mut result = Ok(());
     for (row, logits) in logits.chunks_exact(gate.experts.max(1)).enumerate() {
         fill_scores(gate.score, logits, &mut scores);
         if scores.iter().any(|s| s.is_nan()) {
-            return Err(NotFinite { what: "gate logits", row });
+            result = result.and(Err(NotFinite { what: "gate logits", row }));
+            routes.ids.extend(0..gate.k as u32);
+            routes.weights.extend(std::iter::repeat_n(f32::NAN, gate.k));
+            routes.margins.push(f32::NAN);
+            continue;
         }
         let biased = |e: usize| scores[e] + bias.get(e).copied().unwrap_or(0.0);
         let kept = keep_groups(gate, biased);
@@ -87,7 +93,7 @@ pub fn moe_gate(gate: &Gate, logits: &[f32], bias: &[f32], routes: &mut Routes) 
         push_weights(gate, &scores, first, routes);
         routes.margins.push(if kept.margin < margin { kept.margin } else { margin });
     }
-    Ok(())
+    result
 }
 
 fn fill_scores(kind: GateScore, logits: &[f32], scores: &mut [f32]) {

@@ -38,11 +38,21 @@ pub struct IndexRows<'a> {
     pub rows: usize,
 }
 
+/// The queries of a step, of all sequences in order.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexQueries<'a> {
+    /// [rows, heads, dim].
+    pub q: &'a [f32],
+    /// Weights of the heads, [rows, heads]; may be negative.
+    pub w: &'a [f32],
+}
+
 /// Chosen positions of each query, ascending.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choice {
     positions: Vec<u32>,
     ends: Vec<usize>,
+    margins: Vec<Margin>,
 }
 
 impl Choice {
@@ -58,16 +68,23 @@ impl Choice {
         &self.positions[start..end]
     }
 
+    /// How clear the choice of each query was, [rows].
+    pub fn margins(&self) -> &[Margin] {
+        &self.margins
+    }
+
     /// Forgets all, keeping the memory.
     pub fn clear(&mut self) {
         self.positions.clear();
         self.ends.clear();
+        self.margins.clear();
     }
 
     /// Adds the positions of the next query, which are ascending.
-    pub fn push(&mut self, positions: impl IntoIterator<Item = u32>) {
+    pub fn push(&mut self, positions: impl IntoIterator<Item = u32>, margin: Margin) {
         self.positions.extend(positions);
         self.ends.push(self.positions.len());
+        self.margins.push(margin);
     }
 }
 
@@ -83,52 +100,51 @@ pub struct Margin {
 }
 
 impl Margin {
+    /// Of a choice that left nothing out.
+    pub const ALL: Margin = Margin { last: f32::INFINITY, next: f32::NEG_INFINITY, deviation: 1.0 };
+
     /// The gap in standard deviations; infinite where nothing was left out.
     pub fn gap(&self) -> f32 {
         (self.last - self.next) / self.deviation.max(1e-12)
     }
 }
 
-/// Chooses up to `k` positions for each query of every sequence, in order, ties to the lower position. `q` is
-/// [rows, heads, dim], `w` [rows, heads]. `choice` is replaced; `margins`, if wanted, gets one entry for each query.
+/// Chooses up to `k` positions for each query of every sequence, ties to the lower position. `choice` is replaced.
 ///
 /// # Errors
-/// A score of a query that has more than `k` positions to choose from is NaN.
+/// A score of a query that has more than `k` positions to choose from is NaN; the first such query is named. The choice
+/// of all others is complete, and those queries get no positions, for which attention gives NaN: so the fault reaches
+/// the logits of its own request and of no other.
 pub fn index_select(
     ctx: &Ctx,
     shape: &IndexShape,
     sequences: &[IndexRows<'_>],
-    (q, w): (&[f32], &[f32]),
+    queries: IndexQueries<'_>,
     choice: &mut Choice,
-    mut margins: Option<&mut Vec<Margin>>,
 ) -> Result<(), NotFinite> {
     let jobs = jobs(ctx, shape, sequences);
     let work = jobs.iter().map(|j| j.rows * (j.to - j.from) * shape.heads * shape.codec.dim()).sum();
-    let parts = ctx.map(work, jobs.len(), |i| scan(ctx, shape, &jobs[i], (q, w)));
-    let mut scored = merge(&jobs, parts)?.into_iter();
+    let parts = ctx.map(work, jobs.len(), |i| scan(ctx, shape, &jobs[i], queries));
+    let mut scored = merge(&jobs, parts).into_iter();
     choice.clear();
-    if let Some(m) = margins.as_deref_mut() {
-        m.clear();
-    }
+    let mut result = Ok(());
     for s in sequences {
         for position in (s.start..).take(s.rows) {
-            let margin = match (position as usize >= shape.k).then(|| scored.next()).flatten() {
-                Some(best) => {
-                    let c = best.finish();
-                    choice.push(c.positions);
-                    Margin { last: c.last, next: c.next, deviation: c.deviation }
-                }
-                None => {
-                    choice.push(0..=position);
-                    Margin { last: f32::INFINITY, next: f32::NEG_INFINITY, deviation: 1.0 }
-                }
-            };
-            if let Some(m) = margins.as_deref_mut() {
-                m.push(margin);
+            match (position as usize >= shape.k).then(|| scored.next()).flatten() {
+                None => choice.push(0..=position, Margin::ALL),
+                Some(best) => match best.finish() {
+                    Some(c) => {
+                        choice.push(c.positions, Margin { last: c.last, next: c.next, deviation: c.deviation });
+                    }
+                    None => {
+                        result = result.and(Err(NotFinite { what: "indexer scores", row: choice.rows() }));
+                        choice.push([], Margin { last: f32::NAN, next: f32::NAN, deviation: f32::NAN });
+                    }
+                },
             }
         }
     }
-    Ok(())
+    result
 }
 
 /// Some consecutive queries of a sequence and some of the positions that they see.
@@ -169,10 +185,9 @@ fn jobs<'a>(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'a>]) -> Vec<J
 }
 
 /// Joins the ranges of each query, in the order of the queries.
-fn merge(jobs: &[Job<'_>], parts: Vec<Result<Vec<TopK>, NotFinite>>) -> Result<Vec<TopK>, NotFinite> {
+fn merge(jobs: &[Job<'_>], parts: Vec<Vec<TopK>>) -> Vec<TopK> {
     let mut merged: Vec<TopK> = Vec::new();
     for (job, part) in jobs.iter().zip(parts) {
-        let part = part?;
         if job.from == 0 {
             merged.extend(part);
         } else {
@@ -180,10 +195,10 @@ fn merge(jobs: &[Job<'_>], parts: Vec<Result<Vec<TopK>, NotFinite>>) -> Result<V
             merged[first..].iter_mut().zip(&part).for_each(|(m, p)| m.merge(p));
         }
     }
-    Ok(merged)
+    merged
 }
 
-fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, (q, w): (&[f32], &[f32])) -> Result<Vec<TopK>, NotFinite> {
+fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, queries: IndexQueries<'_>) -> Vec<TopK> {
     let (heads, dim) = (shape.heads, shape.codec.dim());
     let mut best = vec![TopK::new(shape.k); job.rows];
     let factor = 1.0 / (dim as f32).sqrt();
@@ -195,7 +210,7 @@ fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, (q, w): (&[f32], &[f32])) 
             decode_columns(shape, job.keys.page_of(from), count, keys);
             dots.fill(0.0);
             let block = Block {
-                x: &q[job.row * heads * dim..],
+                x: &queries.q[job.row * heads * dim..],
                 x_stride: dim,
                 rows: lanes,
                 w: &*keys,
@@ -211,12 +226,12 @@ fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, (q, w): (&[f32], &[f32])) 
             gemm::run(ctx.path(), block);
             for (r, best) in best.iter_mut().enumerate() {
                 let seen = (job.position + r + 1).saturating_sub(from).min(count);
-                let w = &w[(job.row + r) * heads..][..heads];
+                let w = &queries.w[(job.row + r) * heads..][..heads];
                 let scores = combine(w, &dots[r * heads * PAGE_ROWS..], factor);
-                best.offer(&scores[..seen], from as u32, job.row + r)?;
+                best.offer(&scores[..seen], from as u32);
             }
         }
-        Ok(best)
+        best
     })
 }
 

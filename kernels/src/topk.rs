@@ -1,7 +1,5 @@
 //! Total orders for choices: larger score first, then lower position. −0 equals +0.
 
-use crate::error::NotFinite;
-
 /// A score and its position as one integer: larger is better.
 pub(crate) type Ranked = u64;
 
@@ -39,19 +37,22 @@ pub(crate) struct TopK {
     sum: f64,
     square_sum: f64,
     count: usize,
+    /// A score was NaN, so there is no order.
+    unordered: bool,
 }
 
 impl TopK {
     pub(crate) fn new(k: usize) -> Self {
         let kept = Vec::with_capacity(2 * k);
-        Self { k, kept, floor: 0, dropped: 0, sum: 0.0, square_sum: 0.0, count: 0 }
+        Self { k, kept, floor: 0, dropped: 0, sum: 0.0, square_sum: 0.0, count: 0, unordered: false }
     }
 
     /// Offers the scores of consecutive positions from `first` on.
-    pub(crate) fn offer(&mut self, scores: &[f32], first: u32, row: usize) -> Result<(), NotFinite> {
+    pub(crate) fn offer(&mut self, scores: &[f32], first: u32) {
         for (&score, position) in scores.iter().zip(first..) {
             if score.is_nan() {
-                return Err(NotFinite { what: "indexer scores", row });
+                self.unordered = true;
+                return;
             }
             self.push(rank(score, position));
             let score = f64::from(score);
@@ -59,7 +60,6 @@ impl TopK {
             self.square_sum += score * score;
         }
         self.count += scores.len();
-        Ok(())
     }
 
     /// Takes what another one kept of other positions.
@@ -69,6 +69,7 @@ impl TopK {
         self.sum += other.sum;
         self.square_sum += other.square_sum;
         self.count += other.count;
+        self.unordered |= other.unordered;
     }
 
     #[inline]
@@ -93,9 +94,11 @@ impl TopK {
         self.kept.truncate(self.k);
     }
 
-    /// The best, in ascending order of position; the score of the last chosen and of the best left out; the standard
-    /// deviation of all scores.
-    pub(crate) fn finish(mut self) -> Chosen {
+    /// The end of the choice; none if a score was NaN.
+    pub(crate) fn finish(mut self) -> Option<Chosen> {
+        if self.unordered {
+            return None;
+        }
         self.compact();
         let last = self.kept.iter().min().map_or(f32::NEG_INFINITY, |&r| score(r));
         let next = if self.dropped == 0 { f32::NEG_INFINITY } else { score(self.dropped) };
@@ -104,16 +107,20 @@ impl TopK {
         let deviation = (self.square_sum / count - mean * mean).max(0.0).sqrt() as f32;
         let mut positions: Vec<u32> = self.kept.iter().map(|&r| position(r)).collect();
         positions.sort_unstable();
-        Chosen { positions, last, next, deviation }
+        Some(Chosen { positions, last, next, deviation })
     }
 }
 
 /// The end of a choice.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
+    /// The best, ascending.
     pub(crate) positions: Vec<u32>,
+    /// The lowest score among them.
     pub(crate) last: f32,
+    /// The highest score that was left out.
     pub(crate) next: f32,
+    /// Standard deviation of all scores.
     pub(crate) deviation: f32,
 }
 

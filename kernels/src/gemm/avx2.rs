@@ -95,28 +95,27 @@ unsafe fn tile<T: Load, const R: usize, const P: usize>(b: &mut Block<'_, T>, ro
             }
         }
         let mut acc = [[[_mm256_setzero_ps(); 2]; P]; R];
-        for r in 0..R {
-            for p in 0..P {
+        for (r, row) in acc.iter_mut().enumerate() {
+            for (p, sums) in row.iter_mut().enumerate() {
                 let from = out.add(r * b.acc_stride + p * PANEL);
-                acc[r][p] = [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(HALF))];
+                *sums = [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(HALF))];
             }
         }
         for k in 0..b.k {
-            for p in 0..P {
+            for (p, scale) in scale.iter().enumerate() {
                 let from = w.add(p * b.panel_stride + k * b.k_stride);
-                let weights = [T::load(from, scale[p][0]), T::load(from.add(HALF), scale[p][1])];
-                for r in 0..R {
+                let weights = [T::load(from, scale[0]), T::load(from.add(HALF), scale[1])];
+                for (r, row) in acc.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*x.add(r * b.x_stride + k));
-                    acc[r][p][0] = _mm256_fmadd_ps(x, weights[0], acc[r][p][0]);
-                    acc[r][p][1] = _mm256_fmadd_ps(x, weights[1], acc[r][p][1]);
+                    row[p] = [_mm256_fmadd_ps(x, weights[0], row[p][0]), _mm256_fmadd_ps(x, weights[1], row[p][1])];
                 }
             }
         }
-        for r in 0..R {
-            for p in 0..P {
+        for (r, row) in acc.iter().enumerate() {
+            for (p, sums) in row.iter().enumerate() {
                 let to = out.add(r * b.acc_stride + p * PANEL);
-                _mm256_storeu_ps(to, acc[r][p][0]);
-                _mm256_storeu_ps(to.add(HALF), acc[r][p][1]);
+                _mm256_storeu_ps(to, sums[0]);
+                _mm256_storeu_ps(to.add(HALF), sums[1]);
             }
         }
     }

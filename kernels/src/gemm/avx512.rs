@@ -102,22 +102,26 @@ unsafe fn tile<T: Load, const R: usize, const P: usize>(b: &mut Block<'_, T>, ro
             }
         }
         let mut acc = [[_mm512_setzero_ps(); P]; R];
-        for r in 0..R {
-            for p in 0..P {
-                acc[r][p] = _mm512_loadu_ps(out.add(r * b.acc_stride + p * PANEL));
+        for (r, row) in acc.iter_mut().enumerate() {
+            for (p, sums) in row.iter_mut().enumerate() {
+                *sums = _mm512_loadu_ps(out.add(r * b.acc_stride + p * PANEL));
             }
         }
         for k in 0..b.k {
-            for p in 0..P {
-                let weights = T::load(w.add(p * b.panel_stride + k * b.k_stride), scale[p]);
-                for r in 0..R {
-                    acc[r][p] = _mm512_fmadd_ps(_mm512_set1_ps(*x.add(r * b.x_stride + k)), weights, acc[r][p]);
+            let mut weights = [_mm512_setzero_ps(); P];
+            for (p, weights) in weights.iter_mut().enumerate() {
+                *weights = T::load(w.add(p * b.panel_stride + k * b.k_stride), scale[p]);
+            }
+            for (r, row) in acc.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*x.add(r * b.x_stride + k));
+                for (sums, &weights) in row.iter_mut().zip(&weights) {
+                    *sums = _mm512_fmadd_ps(x, weights, *sums);
                 }
             }
         }
-        for r in 0..R {
-            for p in 0..P {
-                _mm512_storeu_ps(out.add(r * b.acc_stride + p * PANEL), acc[r][p]);
+        for (r, row) in acc.iter().enumerate() {
+            for (p, &sums) in row.iter().enumerate() {
+                _mm512_storeu_ps(out.add(r * b.acc_stride + p * PANEL), sums);
             }
         }
     }
