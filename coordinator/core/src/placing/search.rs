@@ -1,0 +1,252 @@
+//! Finding workers for one request. Reads the fleet and the directory, and changes neither.
+
+use std::collections::BTreeSet;
+
+use hadal_types::{BLOCK_TOKENS, ChainHash, NumericsClass, PartSet, Role, blocks_for};
+
+use crate::config::Config;
+use crate::counters::Outcome;
+use crate::directory::{Directory, Slot};
+use crate::event::{PlaceRequest, Refusal, RefusalKind};
+use crate::fleet::{Fleet, Worker};
+use crate::policy::{Candidate, Job, Policy};
+use crate::queue::Waiting;
+
+/// What looking for workers came to.
+pub(super) enum Attempt {
+    Planned(Plan),
+    Refused(Refusal),
+    /// No worker fits now.
+    Waits,
+}
+
+/// A chosen worker.
+pub(super) struct Choice {
+    pub(super) slot: Slot,
+    /// Pages that the request will take of it.
+    pub(super) blocks: u64,
+    /// Prompt tokens that it has cached, and those that it has not.
+    pub(super) cached: u64,
+    pub(super) missing: u64,
+    /// The most that any candidate had cached.
+    best: u64,
+}
+
+/// Chosen workers.
+pub(super) struct Plan {
+    pub(super) decode: Choice,
+    /// None when the owner computes the prompt itself.
+    pub(super) prefill: Option<Choice>,
+}
+
+impl Plan {
+    /// Prompt tokens that need not be computed.
+    pub(super) fn cached(&self) -> u64 {
+        self.decode.cached.max(self.prefill.as_ref().map_or(0, |p| p.cached))
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        let best = self.decode.best.max(self.prefill.as_ref().map_or(0, |p| p.best));
+        match self.cached() {
+            _ if best == 0 => Outcome::Cold,
+            cached if cached == best => Outcome::Reused,
+            _ => Outcome::Spread,
+        }
+    }
+}
+
+/// The workers that may own a request.
+#[derive(Default)]
+struct Survey {
+    /// There are some, if only draining ones.
+    any: bool,
+    /// The longest sequence that one of them could ever hold, in tokens.
+    tokens_max: u64,
+    /// Those that could hold this one and take new ones; the ones that it excludes only when there are no others.
+    able: Vec<Slot>,
+}
+
+/// A worker that could take the job now, and the pages it would give.
+type Able = (Candidate, u64);
+
+/// What choosing depends on.
+pub(super) struct Search<'a> {
+    pub(super) fleet: &'a Fleet,
+    pub(super) directory: &'a Directory,
+    pub(super) config: &'a Config,
+    pub(super) policy: &'a mut dyn Policy,
+    /// Workers that requests before this one wait for.
+    pub(super) claimed: &'a mut BTreeSet<Slot>,
+}
+
+impl Search<'_> {
+    pub(super) fn attempt(&mut self, waiting: &Waiting) -> Attempt {
+        let request = &*waiting.request;
+        let survey = self.survey(waiting);
+        if survey.any && tokens_all(request) > survey.tokens_max {
+            return Attempt::Refused(too_long(request, survey.tokens_max));
+        }
+        let plan = self.plan(request, &survey.able);
+        if plan.is_none() {
+            self.claimed.extend(survey.able);
+        }
+        plan.map_or(Attempt::Waits, Attempt::Planned)
+    }
+
+    /// Both workers, or none: nothing is taken of one while the other is missing.
+    fn plan(&mut self, request: &PlaceRequest, able: &[Slot]) -> Option<Plan> {
+        let mut matches = Matches { directory: self.directory, request, found: Vec::new() };
+        let prompt = u64::from(request.prompt_tokens);
+        let growth = u64::from(request.max_tokens.min(self.config.growth_tokens));
+        let unclaimed = able.iter().copied().filter(|slot| !self.claimed.contains(slot));
+        let candidates = self.candidates(unclaimed, blocks_for(prompt + growth), &mut matches);
+        let decode = self.choose(Job::Decode, &candidates)?;
+        let role = self.fleet.get(decode.slot)?.info.role;
+        let own = role == Role::Mixed || decode.missing <= u64::from(self.config.local_prefill_tokens);
+        let helpers = if own { Vec::new() } else { self.helpers(request, decode.slot) };
+        if helpers.is_empty() {
+            return Some(Plan { decode, prefill: None });
+        }
+        let candidates = self.candidates(helpers.into_iter(), blocks_for(prompt), &mut matches);
+        let prefill = Some(self.choose(Job::Prefill, &candidates)?);
+        Some(Plan { decode, prefill })
+    }
+
+    fn survey(&self, waiting: &Waiting) -> Survey {
+        let request = &*waiting.request;
+        let mut survey = Survey::default();
+        let mut excluded = Vec::new();
+        for (slot, worker) in self.fleet.of_model(&request.model) {
+            let right_class = request.class.is_none_or(|class| class == worker.info.class);
+            if !worker.info.role.decodes() || !right_class {
+                continue;
+            }
+            survey.any = true;
+            survey.tokens_max = survey.tokens_max.max(worker.tokens_max());
+            if worker.draining || tokens_all(request) > worker.tokens_max() {
+                continue;
+            }
+            if request.exclude.contains(&worker.info.id) {
+                // It refused or failed this request as it was then; what it tells after that is news.
+                excluded.extend((worker.heard > waiting.arrived).then_some(slot));
+            } else {
+                survey.able.push(slot);
+            }
+        }
+        if survey.able.is_empty() {
+            survey.able = excluded;
+        }
+        survey
+    }
+
+    /// Workers that could compute the prompt for `owner`.
+    fn helpers(&self, request: &PlaceRequest, owner: Slot) -> Vec<Slot> {
+        let Some(class) = self.fleet.get(owner).map(|w| w.info.class) else { return Vec::new() };
+        let prompt = u64::from(request.prompt_tokens);
+        let able = |(slot, w): &(Slot, &Worker)| {
+            *slot != owner
+                && w.info.role.prefills()
+                && w.info.class == class
+                && !w.draining
+                && prompt <= w.tokens_max()
+                && !request.exclude.contains(&w.info.id)
+        };
+        self.fleet.of_model(&request.model).filter(able).map(|(slot, _)| slot).collect()
+    }
+
+    /// Those of `slots` that have room for `blocks` now.
+    fn candidates(&self, slots: impl Iterator<Item = Slot>, blocks: u64, matches: &mut Matches<'_>) -> Vec<Able> {
+        let prompt = u64::from(matches.request.prompt_tokens);
+        let mut candidates = Vec::new();
+        for (slot, worker) in slots.filter_map(|slot| Some((slot, self.fleet.get(slot)?))) {
+            let blocks_cached = matches.blocks(slot, worker);
+            let Some(taken) = worker.fits(blocks, blocks_cached) else { continue };
+            // The last token is always computed: its logits are what the first output token is drawn from.
+            let cached = (blocks_cached * u64::from(BLOCK_TOKENS)).min(prompt - 1);
+            let candidate = Candidate {
+                slot,
+                requests: worker.requests_all(),
+                tokens_queued: worker.prefill_tokens_queued + worker.pending.tokens(),
+                tokens_cached: cached,
+                tokens_missing: prompt - cached,
+                blocks_available: worker.ledger.blocks_available() - worker.pending.blocks(),
+                rank: rank(matches.request, worker),
+            };
+            candidates.push((candidate, taken));
+        }
+        candidates
+    }
+
+    fn choose(&mut self, job: Job, able: &[Able]) -> Option<Choice> {
+        let candidates: Vec<Candidate> = able.iter().map(|(candidate, _)| *candidate).collect();
+        let (candidate, blocks) = able.get(self.policy.choose(job, &candidates)?)?;
+        Some(Choice {
+            slot: candidate.slot,
+            blocks: *blocks,
+            cached: candidate.tokens_cached,
+            missing: candidate.tokens_missing,
+            best: candidates.iter().map(|c| c.tokens_cached).max().unwrap_or(0),
+        })
+    }
+}
+
+/// What the directory knows of a request, looked up once for each class.
+struct Matches<'a> {
+    directory: &'a Directory,
+    request: &'a PlaceRequest,
+    found: Vec<(NumericsClass, PartSet, Vec<(Slot, u32)>)>,
+}
+
+impl Matches<'_> {
+    /// Leading blocks of the request that a worker has cached.
+    fn blocks(&mut self, slot: Slot, worker: &Worker) -> u64 {
+        let (class, parts) = (worker.info.class, worker.parts);
+        let at = self.found.iter().position(|(c, p, _)| (*c, *p) == (class, parts)).unwrap_or_else(|| {
+            let matches = self.directory.matches(chain(self.request, class), parts);
+            self.found.push((class, parts, matches));
+            self.found.len() - 1
+        });
+        let matches = &self.found[at].2;
+        matches.binary_search_by_key(&slot, |(slot, _)| *slot).map_or(0, |at| u64::from(matches[at].1))
+    }
+}
+
+fn chain(request: &PlaceRequest, class: NumericsClass) -> &[ChainHash] {
+    request.chains.iter().find(|(c, _)| *c == class).map_or(&[], |(_, chain)| chain)
+}
+
+/// A number drawn from a request's beginning and a worker: among equals the largest wins, so that requests that begin
+/// alike meet, and few move when workers come and go (rendezvous hashing).
+fn rank(request: &PlaceRequest, worker: &Worker) -> u64 {
+    let leading = match chain(request, worker.info.class).first() {
+        Some(block) => hash(&block.0),
+        None if !request.session.is_empty() => hash(request.session.as_bytes()),
+        None => hash(request.request.as_str().as_bytes()),
+    };
+    // The last step of splitmix64, since FNV keeps near numbers near.
+    let mut mixed = leading ^ worker.key.rotate_left(32);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// FNV-1a: the same on every machine and in every release, unlike the standard library's hashes.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn tokens_all(request: &PlaceRequest) -> u64 {
+    u64::from(request.prompt_tokens) + u64::from(request.max_tokens)
+}
+
+fn too_long(request: &PlaceRequest, tokens_max: u64) -> Refusal {
+    let message = format!(
+        "{} tokens and up to {} more are {}, but the largest worker of {:?} holds {tokens_max} for one request; shorten \
+         the prompt or lower max_tokens",
+        request.prompt_tokens,
+        request.max_tokens,
+        tokens_all(request),
+        request.model
+    );
+    Refusal { kind: RefusalKind::TooLong, message, retry_after: None }
+}
