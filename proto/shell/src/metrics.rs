@@ -27,13 +27,26 @@ pub struct MetricError {
 pub struct Metrics {
     registry: Registry,
     labels: HashMap<String, String>,
+    beside: Vec<Metrics>,
 }
 
 impl Metrics {
     /// No metrics yet; every one will bear `labels`.
     pub fn new(labels: &[(&str, &str)]) -> Self {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { registry: Registry::new(), labels }
+        Self { registry: Registry::new(), labels, beside: Vec::new() }
+    }
+
+    /// Shows the metrics of `others` wherever these are shown: the router of an embedded cluster shows every part's.
+    pub fn beside(mut self, others: impl IntoIterator<Item = Metrics>) -> Self {
+        self.beside.extend(others);
+        self
+    }
+
+    fn gather(&self) -> Vec<MetricFamily> {
+        let mut families = self.registry.gather();
+        families.extend(self.beside.iter().flat_map(Metrics::gather));
+        families
     }
 
     /// Registers a counter; once per metric.
@@ -88,7 +101,7 @@ impl Metrics {
 /// merged into one.
 pub fn render<'a>(sources: impl IntoIterator<Item = &'a Metrics>) -> String {
     let mut merged: BTreeMap<String, MetricFamily> = BTreeMap::new();
-    for mut family in sources.into_iter().flat_map(|source| source.registry.gather()) {
+    for mut family in sources.into_iter().flat_map(Metrics::gather) {
         match merged.get_mut(family.name()) {
             None => drop(merged.insert(family.name().to_owned(), family)),
             Some(first) => first.mut_metric().extend(family.take_metric()),

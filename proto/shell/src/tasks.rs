@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -41,6 +41,7 @@ struct Inner {
     services: TaskTracker,
     running: Mutex<BTreeMap<u64, &'static str>>,
     next: AtomicU64,
+    failure: OnceLock<String>,
 }
 
 /// Removes a name when its task ends, however it ends.
@@ -98,19 +99,35 @@ impl Tasks {
     }
 
     /// Runs `body` on its own thread, as work: it must end soon after [`Tasks::drain_token`] is cancelled, and at once
-    /// after [`Tasks::stop_token`] is, since a thread cannot be dropped.
+    /// after [`Tasks::stop_token`] is, since a thread cannot be dropped. A part cannot go on without its threads: a panic
+    /// of one is a failure of the part.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn spawn_thread(&self, name: &'static str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let running = Running::new(&self.0, &self.0.work, name);
+        let tasks = self.clone();
         let thread = move || {
             let _running = running;
             if std::panic::catch_unwind(AssertUnwindSafe(body)).is_err() {
-                tracing::error!(thread = name, "a thread panicked: please report it with the lines above");
+                tasks.fail(format!("thread {name} panicked: please report it with the lines above"));
             }
         };
         std::thread::Builder::new().name(name.to_owned()).spawn(thread).map(drop)
+    }
+
+    /// The part cannot go on (a listener failed, say): drains it, and makes its process end with an error.
+    pub fn fail(&self, why: impl Into<String>) {
+        let why = why.into();
+        tracing::error!(%why, "this part cannot go on");
+        // The first failure is the cause; later ones tend to be consequences.
+        let _ = self.0.failure.set(why);
+        self.drain();
+    }
+
+    /// Why the part could not go on, if so.
+    pub fn failure(&self) -> Option<&str> {
+        self.0.failure.get().map(String::as_str)
     }
 
     /// Asks all work to end: nothing new, what runs may finish.
@@ -195,6 +212,15 @@ mod tests {
         let tasks = Tasks::new();
         tasks.spawn("wrong", async { panic!("on purpose") });
         assert_eq!(tasks.join(LONG).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_failure_drains_and_the_first_one_is_kept() {
+        let tasks = Tasks::new();
+        tasks.spawn_thread("steps", || panic!("on purpose")).unwrap();
+        tasks.drain_token().cancelled().await;
+        tasks.fail("later");
+        assert!(tasks.failure().unwrap().starts_with("thread steps panicked"));
     }
 
     #[tokio::test]

@@ -293,7 +293,7 @@ pub static WORKER_PAGES: Desc = Desc {
     help: "Cache pages by part (index, latent) and state (used, cached, free).",
     unit: "pages",
     labels: &["part", "state"],
-    advice: "cached and free near zero: requests wait or are preempted; give --cache-bytes more, or add workers.",
+    advice: "cached and free near zero: requests wait or are preempted; give --kv-memory more, or add workers.",
 };
 /// Bytes of a page.
 pub static WORKER_PAGE_BYTES: Desc = Desc {

@@ -53,7 +53,7 @@ fn families_of_several_parts_are_one() {
         let times = metrics.histogram(&catalogue::WORKER_STEP_TIME).unwrap();
         times.with_label_values(&[] as &[&str]).observe(0.5);
     }
-    let text = render(&workers);
+    let text = render(&[Metrics::new(&[]).beside(workers)]);
     assert_eq!(text.matches("# TYPE hadal_worker_tokens_total counter").count(), 1);
     assert_eq!(text.matches("# HELP hadal_worker_step_seconds ").count(), 1);
     assert!(text.contains(r#"hadal_worker_tokens_total{phase="prefill",worker="prefill-0"} 1"#), "{text}");
