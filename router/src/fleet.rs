@@ -108,6 +108,11 @@ impl Fleet {
         self.link.borrow().clone()
     }
 
+    /// Whatever is in the view now is no change any more.
+    pub(crate) fn seen(&mut self) {
+        self.view.mark_unchanged();
+    }
+
     /// Resolves when the view may have changed; false when it never will again.
     pub(crate) async fn changed(&mut self) -> bool {
         self.view.changed().await.is_ok()

@@ -4,6 +4,7 @@
 mod backoff;
 mod config;
 mod fleet;
+mod models;
 mod service;
 mod workers;
 
