@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hadal_shell::tls::Tls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
-use hadal_shell::tls::Tls;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::connector::{BoxFuture, Connector, Expect, Fetch, Incoming, Offer, Offered, Outgoing, Timeouts};

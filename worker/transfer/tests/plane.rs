@@ -1,0 +1,8 @@
+//! The KV plane from outside: the contract that every backend keeps, and what TCP makes of faults.
+
+#[path = "plane/contract.rs"]
+mod contract;
+#[path = "plane/faults.rs"]
+mod faults;
+#[path = "plane/setup.rs"]
+mod setup;
