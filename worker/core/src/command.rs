@@ -5,6 +5,7 @@ use std::time::Duration;
 use hadal_types::{CacheEvent, StoreId};
 
 use crate::event::RequestKey;
+use crate::failure::Failure;
 
 /// Why an output ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,43 +17,6 @@ pub enum FinishReason {
     },
     /// `max_tokens` are there.
     Length,
-}
-
-/// Kinds of failure, as on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// No memory for it now.
-    Busy,
-    /// The request is at fault.
-    Invalid,
-    /// Its deadline or lease is over.
-    Deadline,
-    /// Another model, class or layout. (The shell's check; the core never says so.)
-    Mismatch,
-    /// The worker takes nothing new.
-    Draining,
-    /// The way to the other worker failed.
-    Prefill,
-    /// NaN or infinity in the logits.
-    Numerics,
-    /// The engine failed.
-    Internal,
-    /// The stream was dropped.
-    Cancelled,
-}
-
-/// Why a request was refused or ended early.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// What kind.
-    pub kind: FailureKind,
-    /// What is wrong and what to do.
-    pub message: String,
-    /// Whether another worker could do it.
-    pub retryable: bool,
-    /// Whether the worker is at fault, or else the request or its owner.
-    pub worker_fault: bool,
 }
 
 /// Log-probabilities of one token.

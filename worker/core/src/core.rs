@@ -1,14 +1,17 @@
-//! The state machine: events in, commands out, one step under way at most.
+//! The state machine: events in, commands out, at most one step under way.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hadal_types::{ChainHash, LayerId, Ledger, PartSet, RequestId, SamplingParams, StoreId};
+use hadal_types::{ChainHash, Ledger, PartSet, RequestId, SamplingParams};
 
 use crate::command::Command;
 use crate::config::{Config, ConfigError};
 use crate::event::{Event, RequestKey};
-use crate::incoming::{IncomingPage, Unexpected};
-use crate::plan::{Plan, SliceResult};
+use crate::failure::Failure;
+use crate::memory::Memory;
+use crate::outgoing::SendStore;
+use crate::request::{Request, Stage};
 
 /// The worker's state machine.
 ///
@@ -22,7 +25,26 @@ use crate::plan::{Plan, SliceResult};
 /// `now` is monotonic time since any fixed start. Commands are pushed to `out` in the order in which to do them.
 #[derive(Debug)]
 pub struct Core {
-    config: Config,
+    pub(crate) config: Config,
+    pub(crate) stores: Vec<SendStore>,
+    pub(crate) memory: Memory,
+    /// By age.
+    pub(crate) requests: BTreeMap<RequestKey, Request>,
+    pub(crate) newest: Option<RequestKey>,
+    /// The slices under way, in the plan's order.
+    pub(crate) step: Vec<InStep>,
+    pub(crate) stats: Stats,
+    pub(crate) draining: bool,
+    drained: bool,
+}
+
+/// A slice under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InStep {
+    pub(crate) key: RequestKey,
+    /// Tokens of the sequence that have rows when it is computed.
+    pub(crate) end: usize,
+    pub(crate) sample: bool,
 }
 
 /// What sampling needs of a request, beside the logits.
@@ -54,11 +76,11 @@ pub struct Stats {
     pub legs_failed: u64,
     /// Prompts that were computed here because the prefill elsewhere failed.
     pub local_fallbacks: u64,
-    /// Tokens taken from the prefix cache.
-    pub cached_tokens: u64,
-    /// Tokens looked up in it.
+    /// Tokens looked up in the prefix cache.
     pub looked_up_tokens: u64,
-    /// Blocks evicted.
+    /// Tokens taken from it.
+    pub cached_tokens: u64,
+    /// Blocks evicted from it.
     pub blocks_evicted: u64,
 }
 
@@ -69,94 +91,171 @@ impl Core {
     /// When the configuration contradicts itself.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self { config })
+        Ok(Self {
+            stores: SendStore::in_order(&config.geometry),
+            memory: Memory::new(config.incarnation, config.geometry.parts(), config.pages),
+            requests: BTreeMap::new(),
+            newest: None,
+            step: Vec::new(),
+            stats: Stats::default(),
+            draining: false,
+            drained: false,
+            config,
+        })
     }
 
     /// Takes in what happened.
     pub fn on(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) {
-        let _ = (now, event, out);
+        match event {
+            Event::Generate(key, generate) => self.admit_generate(now, key, generate, out),
+            Event::Prefill(key, prefill) => self.admit_prefill(now, key, prefill, out),
+            Event::Cancel(key) => self.fail(key, Failure::cancelled(), out),
+            Event::PrefillAccepted { request, leg, cached_tokens } => {
+                self.leg_accepted(request, leg, cached_tokens, out);
+            }
+            Event::BlockArrived { request, leg, block, store } => self.block_arrived(request, leg, block, store),
+            Event::PrefillEnded { request, leg } => self.leg_ended(now, request, leg, out),
+            Event::PrefillFailed { request, leg, retryable } => self.leg_failed(now, (request, leg), retryable, out),
+            Event::SendCredit { request, bytes } => self.send_credit(request, bytes, out),
+            Event::SendAcknowledged { request } => self.send_acknowledged(request, out),
+            Event::SendFailed { request, message } => self.send_failed(request, &message, out),
+            Event::Drain => self.draining = true,
+            Event::Tick => self.expire(now, out),
+        }
+        self.flush(out);
     }
 
-    /// Fills `plan` with the next step. False when there is nothing to compute now or a step is under way.
-    pub fn plan(&mut self, now: Duration, plan: &mut Plan, out: &mut Vec<Command>) -> bool {
-        let _ = (now, plan, out);
-        false
+    /// Ends what time has ended: requests, leases, attempts to prefill elsewhere.
+    pub(crate) fn expire(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let mut after = None;
+        while let Some((key, due)) = self.next_due(after, now) {
+            after = Some(key);
+            match due {
+                Due::Request(what) => self.fail(key, Failure::deadline(what), out),
+                Due::Leg(leg) => self.leg_failed(now, (key, leg), true, out),
+            }
+        }
     }
 
-    /// The step under way has computed this layer: its rows may be sent. Optional.
-    pub fn layer_done(&mut self, layer: LayerId, out: &mut Vec<Command>) {
-        let _ = (layer, out);
-    }
-
-    /// The step under way is computed; `results` has one entry for each slice, in the plan's order.
-    pub fn step_done(&mut self, now: Duration, results: &[SliceResult], out: &mut Vec<Command>) {
-        let _ = (now, results, out);
-    }
-
-    /// The engine could not compute the step: all its requests end.
-    pub fn step_failed(&mut self, now: Duration, message: &str, out: &mut Vec<Command>) {
-        let _ = (now, message, out);
-    }
-
-    /// What to sample a slice's last row with. None when the request is not here.
-    pub fn sample_inputs(&self, request: RequestKey) -> Option<SampleInputs<'_>> {
-        let _ = request;
-        None
-    }
-
-    /// Where the shell writes an arriving page before it reports `BlockArrived`. To be asked on the thread that owns
-    /// the pages, directly before writing.
-    ///
-    /// # Errors
-    /// When nobody waits for that page: it must not be written.
-    pub fn incoming_page(
-        &self,
-        request: RequestKey,
-        leg: u32,
-        block: u32,
-        store: StoreId,
-    ) -> Result<IncomingPage, Unexpected> {
-        let _ = (request, leg, block, store);
-        Err(Unexpected::Over)
+    /// The first request after `after` for which something is due.
+    fn next_due(&self, after: Option<RequestKey>, now: Duration) -> Option<(RequestKey, Due)> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        self.requests.range((from, std::ops::Bound::Unbounded)).find_map(|(&key, request)| {
+            if let Some((_, what)) = request.expiry().filter(|(at, _)| *at <= now) {
+                return Some((key, Due::Request(what)));
+            }
+            match &request.stage {
+                Stage::Incoming(leg) if leg.until <= now => Some((key, Due::Leg(leg.number))),
+                _ => None,
+            }
+        })
     }
 
     /// When `Tick` is due next, if nothing else happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        None
+        let times = |request: &Request| {
+            let leg = match &request.stage {
+                Stage::Incoming(leg) => Some(leg.until),
+                _ => None,
+            };
+            // One that ends with the step under way has nothing due any more.
+            let expiry = request.expiry().filter(|_| request.ending.is_none()).map(|(at, _)| at);
+            leg.into_iter().chain(expiry).min()
+        };
+        self.requests.values().filter_map(times).min()
+    }
+
+    /// Ends a request, at once or, if the step under way uses its pages, after that.
+    pub(crate) fn fail(&mut self, key: RequestKey, failure: Failure, out: &mut Vec<Command>) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        if request.in_step {
+            request.ending.get_or_insert(failure);
+            return;
+        }
+        self.remove(key, out);
+        out.push(Command::Failed { request: key, failure });
+    }
+
+    /// Forgets a request that no step uses, and gives its pages back.
+    pub(crate) fn remove(&mut self, key: RequestKey, out: &mut Vec<Command>) {
+        self.give_pages_back(key, out);
+        self.requests.remove(&key);
+    }
+
+    /// Takes all pages of a request that no step uses. What arrives for it from now on is not wanted.
+    pub(crate) fn give_pages_back(&mut self, key: RequestKey, out: &mut Vec<Command>) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        debug_assert!(!request.in_step, "pages of a step under way are not freed");
+        if let Stage::Incoming(leg) = &request.stage {
+            out.push(Command::StopPrefill { request: key, leg: leg.number });
+        }
+        request.stage = Stage::Waiting;
+        request.computed = 0;
+        let holding = std::mem::take(&mut request.holding);
+        self.memory.release(holding, request.chain());
+    }
+
+    /// Tells what happened on the way: cache events, and the end of draining.
+    pub(crate) fn flush(&mut self, out: &mut Vec<Command>) {
+        out.extend(self.memory.take_events().map(Command::Cache));
+        if self.draining && !self.drained && self.requests.is_empty() {
+            self.drained = true;
+            out.push(Command::Drained);
+        }
+    }
+
+    /// What to sample a slice's last row with. None when the request is not here.
+    pub fn sample_inputs(&self, request: RequestKey) -> Option<SampleInputs<'_>> {
+        let request = self.requests.get(&request)?;
+        let generation = request.generation()?;
+        let (prompt, output) = request.tokens.split_at(generation.prompt_tokens);
+        Some(SampleInputs { params: &generation.sampling, prompt, output })
     }
 
     /// What is held and free, exactly.
     pub fn ledger(&self) -> Ledger {
-        Ledger::default()
+        Ledger {
+            weights_bytes: self.config.weights_bytes,
+            workspace_bytes: self.config.workspace_bytes,
+            parts: self.memory.ledger(&self.config.geometry),
+        }
     }
 
     /// All cached blocks.
     pub fn snapshot(&self) -> CacheSnapshot {
-        CacheSnapshot { sequence: 0, blocks: Vec::new() }
+        let (sequence, blocks) = self.memory.snapshot();
+        CacheSnapshot { sequence, blocks }
     }
 
     /// Ids of the requests that are here, oldest first.
     pub fn request_ids(&self) -> impl Iterator<Item = &RequestId> {
-        std::iter::empty()
+        self.requests.values().map(|r| &r.id)
     }
 
     /// Tokens of prompts that wait to be computed here.
     pub fn prefill_tokens_queued(&self) -> u64 {
-        0
+        let waits = |r: &&Request| (r.is_computable() && !r.is_decodable()) || r.is_waiting();
+        self.requests.values().filter(waits).map(|r| r.remaining() as u64).sum()
     }
 
     /// Whether new requests are refused.
     pub fn draining(&self) -> bool {
-        false
+        self.draining
     }
 
     /// Counts since the start.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        Stats { blocks_evicted: self.memory.evicted(), ..self.stats }
     }
 
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
+}
+
+/// What time ends.
+enum Due {
+    Request(&'static str),
+    Leg(u32),
 }

@@ -3,24 +3,34 @@
 //! The shell gives [`Core`] events with the instant, carries out the [`Command`]s that come back, asks for a [`Plan`],
 //! has the engine compute it, and reports the results. See [`Core`] for the whole protocol.
 
+mod admission;
 mod cache;
 mod command;
 mod config;
 mod core;
 mod event;
+mod failure;
 mod incoming;
+mod legs;
 mod memory;
 mod outgoing;
 mod pages;
 mod plan;
 mod request;
+mod results;
 mod scheduler;
+mod sending;
 mod step_model;
+#[cfg(test)]
+mod test_util;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{CacheSnapshot, Core, SampleInputs, Stats};
-pub use command::{Command, Failure, FailureKind, FinishReason, TokenLogprobs};
+pub use command::{Command, FinishReason, TokenLogprobs};
 pub use config::{Config, ConfigError};
 pub use event::{Event, Generate, Prefill, RequestKey};
+pub use failure::{Failure, FailureKind};
 pub use incoming::{IncomingPage, Unexpected};
 pub use plan::{Plan, Sampled, SliceResult, StepLoad, StepSlice};
 pub use step_model::StepModel;

@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 
-use hadal_types::Part;
+use hadal_types::{BLOCK_TOKENS, Part};
 
 use crate::command::TokenLogprobs;
 use crate::event::RequestKey;
+use crate::request::Request;
 
 /// A run of tokens of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +87,29 @@ impl Plan {
     /// The size of the step.
     pub fn load(&self) -> StepLoad {
         self.load
+    }
+
+    /// Adds the rows `start..end` of a request; sampled when they are its last and it is asked for.
+    pub(crate) fn push(&mut self, key: RequestKey, request: &Request, end: usize, sample: bool) {
+        let start = request.computed;
+        let first = self.tokens.len();
+        self.tokens.extend_from_slice(&request.tokens[start..end]);
+        let blocks = end.div_ceil(BLOCK_TOKENS as usize);
+        let pages = Part::ALL.map(|part| {
+            let first = self.pages.len();
+            let held = request.holding.pages(part);
+            self.pages.extend_from_slice(&held[..blocks.min(held.len())]);
+            first..self.pages.len()
+        });
+        let tokens = first..self.tokens.len();
+        let rows = tokens.len() as u64;
+        if sample && rows == 1 {
+            self.load.decode_tokens += 1;
+        } else {
+            self.load.prefill_tokens += rows as u32;
+        }
+        self.load.context_tokens += rows * (start as u64 + 1 + end as u64) / 2;
+        self.slices.push(StepSlice { request: key, start: start as u32, sample, tokens, pages });
     }
 
     pub(crate) fn clear(&mut self) {

@@ -1,1 +1,133 @@
-//! (to come)
+//! What the next step computes: every decode first, then prefill chunks in order of age.
+//!
+//! All decodes fit in a step (`requests_max` is below `step_tokens_max`), so none is ever left out. Beside decodes,
+//! prefill rows are bounded, and with them the time per output token.
+//!
+//! When a decode needs a page and none is free or evictable, the youngest owned request gives up its pages and is
+//! recomputed later, up to the needing one itself. The oldest can thus always have what it needs, because no request is
+//! admitted that memory could not hold alone, prefills for others end with their leases, and nothing is admitted while
+//! a preempted request waits.
+
+use std::time::Duration;
+
+use hadal_types::BLOCK_TOKENS;
+
+use crate::command::Command;
+use crate::core::{Core, InStep};
+use crate::event::RequestKey;
+use crate::plan::Plan;
+use crate::request::Request;
+
+impl Core {
+    /// Fills `plan` with the next step. False when there is nothing to compute now or a step is under way.
+    pub fn plan(&mut self, now: Duration, plan: &mut Plan, out: &mut Vec<Command>) -> bool {
+        if !self.step.is_empty() {
+            return false;
+        }
+        plan.clear();
+        self.expire(now, out);
+        self.plan_decodes(plan, out);
+        self.resume_waiting(now, out);
+        self.plan_prefills(plan);
+        self.flush(out);
+        !self.step.is_empty()
+    }
+
+    fn plan_decodes(&mut self, plan: &mut Plan, out: &mut Vec<Command>) {
+        let mut after = None;
+        while let Some(key) = self.next_request(after, Request::is_decodable) {
+            after = Some(key);
+            if self.grow(key, out) {
+                self.add(key, 1, plan);
+            }
+        }
+    }
+
+    /// The first request after `after` that is like that. Requests come and go while a plan is made, so it walks by
+    /// key instead of holding an iterator.
+    fn next_request(&self, after: Option<RequestKey>, like: impl Fn(&Request) -> bool) -> Option<RequestKey> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let mut rest = self.requests.range((from, std::ops::Bound::Unbounded));
+        rest.find(|(_, r)| like(r)).map(|(key, _)| *key)
+    }
+
+    /// Gets a decode the page that its token needs, from younger requests if need be. False when it lost its own.
+    fn grow(&mut self, key: RequestKey, out: &mut Vec<Command>) -> bool {
+        loop {
+            let Some(request) = self.requests.get_mut(&key) else { return false };
+            let blocks = request.blocks();
+            if self.memory.grow(&mut request.holding, blocks) {
+                return true;
+            }
+            // Those in the plan already are older than this one, so they are never the youngest.
+            let youngest = self.requests.iter().rev().find(|(_, r)| r.is_preemptible()).map(|(key, _)| *key);
+            let Some(youngest) = youngest else { return false };
+            self.stats.preemptions += 1;
+            self.give_pages_back(youngest, out);
+            if youngest == key {
+                return false;
+            }
+        }
+    }
+
+    /// Gives preempted requests pages again, oldest first, when there is room to grow for all that run: otherwise the
+    /// next growth would take them away at once.
+    fn resume_waiting(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let mut after = None;
+        while let Some(key) = self.next_request(after, Request::is_waiting) {
+            after = Some(key);
+            let running = self.requests.values().filter(|r| r.is_preemptible()).count();
+            let Some(mut request) = self.requests.remove(&key) else { return };
+            let reserved = self.reserve(&mut request, running);
+            self.requests.insert(key, request);
+            if !reserved {
+                return;
+            }
+            self.begin(now, key, out);
+        }
+    }
+
+    fn plan_prefills(&mut self, plan: &mut Plan) {
+        let decodes = self.step.len();
+        let left = (self.config.step_tokens_max as usize).saturating_sub(decodes);
+        let mut budget = if decodes > 0 { left.min(self.config.chunk_tokens_max as usize) } else { left };
+        let mut after = None;
+        while let Some(key) = self.next_request(after, |r| r.is_computable() && !r.in_step).filter(|_| budget > 0) {
+            after = Some(key);
+            let rows = self.requests.get(&key).map_or(0, |r| chunk(r.computed, r.tokens.len(), budget));
+            self.add(key, rows, plan);
+            budget -= rows;
+        }
+    }
+
+    fn add(&mut self, key: RequestKey, rows: usize, plan: &mut Plan) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let end = request.computed + rows;
+        debug_assert!(end.div_ceil(BLOCK_TOKENS as usize) <= request.holding.blocks(), "rows have pages");
+        let sample = request.generation().is_some() && end == request.tokens.len();
+        plan.push(key, request, end, sample);
+        request.in_step = true;
+        self.step.push(InStep { key, end, sample });
+    }
+}
+
+/// Rows of the next chunk: what the budget allows, ending with a block where it does not reach the end, so that blocks
+/// complete early.
+fn chunk(computed: usize, tokens: usize, budget: usize) -> usize {
+    let end = tokens.min(computed + budget);
+    let aligned = end - end % BLOCK_TOKENS as usize;
+    if end < tokens && aligned > computed { aligned - computed } else { end - computed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_end_with_blocks_unless_they_end_the_prompt_or_are_shorter() {
+        assert_eq!(chunk(0, 200, 100), 64);
+        assert_eq!(chunk(64, 200, 200), 136);
+        assert_eq!(chunk(10, 200, 20), 20);
+        assert_eq!(chunk(100, 200, 64), 28);
+    }
+}

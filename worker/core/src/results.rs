@@ -1,0 +1,110 @@
+//! What a computed step changes: rows are here, tokens go out, requests end.
+
+use std::time::Duration;
+
+use crate::command::{Command, FinishReason};
+use crate::core::{Core, InStep};
+use crate::event::RequestKey;
+use crate::failure::Failure;
+use crate::plan::{Sampled, SliceResult};
+use crate::request::{Generation, Kind};
+
+impl Core {
+    /// The step under way is computed; `results` has one entry for each slice, in the plan's order.
+    pub fn step_done(&mut self, now: Duration, results: &[SliceResult], out: &mut Vec<Command>) {
+        let mut step = std::mem::take(&mut self.step);
+        for (i, slice) in step.iter().enumerate() {
+            self.slice_done(now, *slice, results.get(i), out);
+        }
+        step.clear();
+        // Its capacity serves the next step.
+        self.step = step;
+        self.flush(out);
+    }
+
+    /// The engine could not compute the step: all its requests end.
+    pub fn step_failed(&mut self, message: &str, out: &mut Vec<Command>) {
+        for slice in std::mem::take(&mut self.step) {
+            if !self.leave_step(slice.key, out) {
+                self.fail(slice.key, Failure::internal(format!("the step failed: {message}")), out);
+            }
+        }
+        self.flush(out);
+    }
+
+    /// The step uses the request's pages no more. True when that was all it waited for to end.
+    fn leave_step(&mut self, key: RequestKey, out: &mut Vec<Command>) -> bool {
+        let Some(request) = self.requests.get_mut(&key) else { return true };
+        request.in_step = false;
+        let Some(failure) = request.ending.take() else { return false };
+        self.fail(key, failure, out);
+        true
+    }
+
+    fn slice_done(&mut self, now: Duration, slice: InStep, result: Option<&SliceResult>, out: &mut Vec<Command>) {
+        if self.leave_step(slice.key, out) {
+            return;
+        }
+        match result {
+            Some(SliceResult::Computed) if !slice.sample => self.rows_computed(now, slice, out),
+            Some(SliceResult::Token(sampled)) if slice.sample => {
+                self.rows_computed(now, slice, out);
+                self.token_sampled(now, slice.key, sampled, out);
+            }
+            Some(SliceResult::NotFinite) => self.fail(slice.key, Failure::numerics(slice.end - 1), out),
+            _ => {
+                let message = "the engine's results do not match the plan".to_owned();
+                self.fail(slice.key, Failure::internal(message), out);
+            }
+        }
+    }
+
+    fn rows_computed(&mut self, now: Duration, slice: InStep, out: &mut Vec<Command>) {
+        let Some(request) = self.requests.get_mut(&slice.key) else { return };
+        request.computed = slice.end;
+        let mut holding = std::mem::take(&mut request.holding);
+        self.memory.publish(&mut holding, request.chain_computed());
+        request.holding = holding;
+        if request.remaining() == 0
+            && let Kind::Prefill(outgoing) = &mut request.kind
+        {
+            outgoing.computed_at = Some(now);
+        }
+        self.offer(slice.key, None, slice.end);
+        self.send(slice.key, out);
+    }
+
+    fn token_sampled(&mut self, now: Duration, key: RequestKey, sampled: &Sampled, out: &mut Vec<Command>) {
+        let context_tokens = self.config.context_tokens as usize;
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        request.push_token(sampled.token);
+        let (tokens, arrived) = (request.tokens.len(), request.arrived);
+        let Some(generation) = request.generation_mut() else { return };
+        let first_at = *generation.first_token_at.get_or_insert(now);
+        let index = tokens - generation.prompt_tokens - 1;
+        let finished = finish(generation, index, sampled.token, tokens >= context_tokens);
+        out.push(Command::Delta {
+            request: key,
+            index: index as u32,
+            token: sampled.token,
+            logprobs: sampled.logprobs.clone(),
+        });
+        let Some(reason) = finished else { return };
+        self.remove(key, out);
+        out.push(Command::Finished {
+            request: key,
+            reason,
+            prefill_us: first_at.saturating_sub(arrived).as_micros() as u64,
+            decode_us: now.saturating_sub(first_at).as_micros() as u64,
+        });
+    }
+}
+
+/// Whether this token, the output's number `index`, ends it.
+fn finish(generation: &Generation, index: usize, token: u32, context_full: bool) -> Option<FinishReason> {
+    let sampling = &generation.sampling;
+    if index >= sampling.min_tokens as usize && sampling.stop_token_ids.contains(&token) {
+        return Some(FinishReason::Stop { token });
+    }
+    (index + 1 >= sampling.max_tokens as usize || context_full).then_some(FinishReason::Length)
+}
