@@ -1,6 +1,5 @@
 //! The paged cache: for each store, pages of one block each. Page `p` of a part is page `p` of every store of it.
 
-use hadal_kernels::Paged;
 use hadal_types::{Geometry, Part, StoreId};
 
 /// A page that cannot be read or written.

@@ -6,7 +6,7 @@ mod raw;
 
 use crate::arch::{self, Architecture};
 use crate::rope::{Rope, RopeError};
-pub(crate) use raw::Raw;
+pub(crate) use raw::{Raw, RawRope};
 
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

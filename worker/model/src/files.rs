@@ -23,7 +23,10 @@ pub use tensor::Tensor;
 /// The small files of a checkpoint: whether one must be there, and what to do when it is not.
 const SMALL_FILES: [(&str, Option<&str>); 6] = [
     ("config.json", Some("copy it from the model's repository; a folder in DeepSeek's own demo format has none")),
-    ("tokenizer.json", Some("copy it from the model's repository, or save it with transformers: tokenizer.save_pretrained(FOLDER)")),
+    (
+        "tokenizer.json",
+        Some("copy it from the model's repository, or save it with transformers: tokenizer.save_pretrained(FOLDER)"),
+    ),
     ("generation_config.json", None),
     ("tokenizer_config.json", None),
     ("chat_template.jinja", None),
@@ -41,7 +44,9 @@ const SAMPLE_BYTES: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No such folder.
-    #[error("{path}: no such model folder; give one in Hugging Face layout (config.json, tokenizer.json, *.safetensors)")]
+    #[error(
+        "{path}: no such model folder; give one in Hugging Face layout (config.json, tokenizer.json, *.safetensors)"
+    )]
     NoFolder {
         /// What was given.
         path: PathBuf,
@@ -149,8 +154,8 @@ impl Files {
     fn read(origin: &Path, get: &mut dyn FnMut(&str) -> Result<Option<Bytes>, OpenError>) -> Result<Self, OpenError> {
         let small = small_files(origin, get)?;
         let raw = small.iter().find(|f| f.name == "config.json").map_or(&[][..], |f| &f.bytes);
-        let config = Config::parse(raw)
-            .map_err(|source| OpenError::Config { path: origin.join("config.json"), source })?;
+        let config =
+            Config::parse(raw).map_err(|source| OpenError::Config { path: origin.join("config.json"), source })?;
         let mut files = Self {
             config,
             small,
@@ -187,8 +192,8 @@ impl Files {
                 let advice = "fetch this shard of the checkpoint again (hadal pull resumes)".to_owned();
                 return Err(OpenError::Missing { path, advice });
             };
-            let header = safetensors::read_header(bytes.as_slice())
-                .map_err(|source| OpenError::Shard { path, source })?;
+            let header =
+                safetensors::read_header(bytes.as_slice()).map_err(|source| OpenError::Shard { path, source })?;
             let shard = self.shards.len();
             self.tensors.extend(header.into_iter().map(|(name, entry)| (name, (shard, entry))));
             self.shards.push(bytes);

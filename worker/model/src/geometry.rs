@@ -3,14 +3,12 @@
 //! Every layer owns a latent store. A layer that chooses by an indexer of its own also owns an index store; one that
 //! reuses a choice, or reads everything, does not. Main layers come first, draft layers last, and so do their stores.
 
+use hadal_kernels::{IndexCodec, LatentCodec};
 use hadal_types::{
     Choice, Encoding, Field, Geometry, Keep, KvEncoding, Layer, LayerId, Part, Placement, Read, Rows, Store, StoreId,
 };
 
 use crate::config::{Config, LayerChoice};
-
-/// Numbers of a latent that share a scale in the fp8 record.
-const LATENT_SCALE_GROUP: usize = 128;
 
 /// The geometry of a configuration in one encoding, draft layers included.
 pub fn geometry(config: &Config, encoding: KvEncoding) -> Geometry {
@@ -35,34 +33,23 @@ pub fn geometry(config: &Config, encoding: KvEncoding) -> Geometry {
     Geometry { layout: layout(config, encoding), stores, layers }
 }
 
-/// The fields of a row and how rows lie in a page.
-fn record(config: &Config, encoding: KvEncoding, part: Part) -> (Vec<Field>, Placement) {
-    let field = |name: &str, encoding, count: usize| Field { name: name.to_owned(), encoding, count: count as u32 };
-    let plain = |encoding| match part {
-        Part::Latent => vec![field("latent", encoding, config.kv_rank), field("rope", encoding, config.rope_dim)],
-        Part::Index => vec![field("key", encoding, index_dim(config))],
-    };
-    match (encoding, part) {
-        (KvEncoding::F32, _) => (plain(Encoding::F32), Placement::PerRow),
-        (KvEncoding::Bf16, _) => (plain(Encoding::Bf16), Placement::PerRow),
-        (KvEncoding::Fp8, Part::Latent) => {
-            let scales = config.kv_rank.div_ceil(LATENT_SCALE_GROUP);
-            let fields = vec![
-                field("latent", Encoding::E4m3, config.kv_rank),
-                field("scales", Encoding::F32, scales),
-                field("rope", Encoding::Bf16, config.rope_dim),
-            ];
-            (fields, Placement::PerRow)
-        }
-        (KvEncoding::Fp8, Part::Index) => {
-            let fields = vec![field("key", Encoding::E4m3, index_dim(config)), field("scale", Encoding::F32, 1)];
-            (fields, Placement::FieldsApart)
-        }
-    }
+/// The encoding of latent rows.
+pub(crate) fn latent_codec(config: &Config, encoding: KvEncoding) -> LatentCodec {
+    LatentCodec::new(encoding, config.kv_rank, config.rope_dim)
 }
 
-fn index_dim(config: &Config) -> usize {
-    config.indexer.map_or(0, |i| i.dim)
+/// The encoding of index keys.
+pub(crate) fn index_codec(config: &Config, encoding: KvEncoding) -> IndexCodec {
+    IndexCodec::new(encoding, config.indexer.map_or(0, |i| i.dim))
+}
+
+/// The fields of a row and how rows lie in a page.
+fn record(config: &Config, encoding: KvEncoding, part: Part) -> (Vec<Field>, Placement) {
+    let (latent, index) = (latent_codec(config, encoding), index_codec(config, encoding));
+    match part {
+        Part::Latent => (latent.record(), latent.placement()),
+        Part::Index => (index.record(), index.placement()),
+    }
 }
 
 /// The layout's name spells the records out, so that two models or versions whose bytes differ cannot share it. Index

@@ -43,6 +43,8 @@ pub struct Model {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
     pub(crate) ctx: Ctx,
+    /// The same with f32 activations.
+    pub(crate) exact: Ctx,
     pub(crate) kv: KvEncoding,
     /// With draft layers, if the checkpoint has them.
     pub(crate) all: Geometry,
@@ -61,10 +63,12 @@ impl Model {
 
     /// As [`Model::load`], with the draft layers if `drafts` and the checkpoint has them.
     pub(crate) fn load_with(files: &Files, options: &LoadOptions<'_>, drafts: bool) -> Result<Self, LoadError> {
-        let mut ctx = Ctx::new(options.path, options.dtype)?;
-        if let Some(pool) = &options.pool {
-            ctx = ctx.with_pool(pool.clone());
-        }
+        let context = |dtype| {
+            Ctx::new(options.path, dtype).map(|ctx| match &options.pool {
+                Some(pool) => ctx.with_pool(pool.clone()),
+                None => ctx,
+            })
+        };
         let mut config = files.config().clone();
         if !drafts || !Weights::has_drafts(files) {
             config.layers.retain(|l| !l.draft);
@@ -74,7 +78,8 @@ impl Model {
             weights: Weights::load(files, &config, options)?,
             main: all.without_drafts(),
             all,
-            ctx,
+            ctx: context(options.dtype)?,
+            exact: context(Dtype::F32)?,
             kv: options.kv,
             fingerprint: files.fingerprint(),
             config,

@@ -45,9 +45,11 @@ impl Rope {
         let plain = frequencies(theta, dim);
         let kind = [&scaling.kind, &scaling.rope_type, &parameters.rope_type].into_iter().find_map(Option::as_deref);
         match kind.unwrap_or("default") {
-            "default" => {
-                Ok(Self { inv_freq: plain.into_iter().map(|f| f as f32).collect(), angle_factor: 1.0, score_factor: 1.0 })
-            }
+            "default" => Ok(Self {
+                inv_freq: plain.into_iter().map(|f| f as f32).collect(),
+                angle_factor: 1.0,
+                score_factor: 1.0,
+            }),
             "yarn" => yarn(if raw.rope_scaling.is_some() { &scaling } else { &parameters }, theta, dim, &plain),
             other => Err(RopeError::Kind(other.to_owned())),
         }
@@ -62,7 +64,8 @@ fn frequencies(theta: f64, dim: usize) -> Vec<f64> {
 /// that turn more than `beta_fast` times are kept, and between the two lies a ramp over the pairs' numbers.
 fn yarn(s: &RawRope, theta: f64, dim: usize, plain: &[f64]) -> Result<Rope, RopeError> {
     let factor = within("factor", s.factor, 1.0, 1e6, "at least 1")?;
-    let original = within("original_max_position_embeddings", s.original_max_position_embeddings, 1.0, 1e9, "at least 1")?;
+    let original =
+        within("original_max_position_embeddings", s.original_max_position_embeddings, 1.0, 1e9, "at least 1")?;
     let pair_of = |turns: f64| dim as f64 * ln_f64(original / (turns * std::f64::consts::TAU)) / (2.0 * ln_f64(theta));
     let fast = within("beta_fast", s.beta_fast.or(Some(32.0)), 1e-6, 1e6, "above 0")?;
     let slow = within("beta_slow", s.beta_slow.or(Some(1.0)), 1e-6, 1e6, "above 0")?;

@@ -12,7 +12,12 @@ fn choices(raw: &Raw, layers: usize) -> Result<Vec<LayerChoice>, ConfigError> {
         Some(types) => listed(types, layers)?,
         None => periodic(raw, layers)?,
     };
-    check("indexer_types", "shared in the first layer", full.first() == Some(&true), "full there, as it has no earlier choice")?;
+    check(
+        "indexer_types",
+        "shared in the first layer",
+        full.first() == Some(&true),
+        "full there, as it has no earlier choice",
+    )?;
     let mut last = 0;
     let choice = |(layer, full): (usize, bool)| {
         if full {
@@ -30,7 +35,9 @@ fn listed(types: &[String], layers: usize) -> Result<Vec<bool>, ConfigError> {
     check("indexer_types", format!("a list of {}", types.len()), types.len() == layers, expected())?;
     types
         .iter()
-        .map(|kind| check("indexer_types", kind, kind == "full" || kind == "shared", expected()).map(|()| kind == "full"))
+        .map(|kind| {
+            check("indexer_types", kind, kind == "full" || kind == "shared", expected()).map(|()| kind == "full")
+        })
         .collect()
 }
 

@@ -92,7 +92,12 @@ impl Raw {
         let Some(experts) = self.n_routed_experts else { return Ok(None) };
         let defaults = &architecture.gate;
         let method = self.topk_method.as_deref().unwrap_or(defaults.method);
-        check("topk_method", method, defaults.methods.contains(&method), format!("one of {}", defaults.methods.join(", ")))?;
+        check(
+            "topk_method",
+            method,
+            defaults.methods.contains(&method),
+            format!("one of {}", defaults.methods.join(", ")),
+        )?;
         let scoring = match self.scoring_func.as_deref() {
             None => defaults.scoring,
             Some("sigmoid") => Scoring::Sigmoid,

@@ -134,7 +134,7 @@ struct RawEntry {
 #[serde(untagged)]
 enum Raw {
     Tensor(RawEntry),
-    Metadata(BTreeMap<String, String>),
+    Metadata(serde::de::IgnoredAny),
 }
 
 /// Reads the header of a whole file.

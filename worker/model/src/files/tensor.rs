@@ -22,7 +22,9 @@ impl Tensor<'_> {
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let halves = || self.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         Some(match self.dtype {
-            TensorType::F32 => self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            TensorType::F32 => {
+                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
             TensorType::Bf16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             TensorType::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             // 2^(e-127): e is the exponent field of an f32, but for the two ends.

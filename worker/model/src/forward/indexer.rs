@@ -1,0 +1,115 @@
+//! The lightning indexer: writes the step's index keys, then chooses the rows that attention reads.
+
+use hadal_kernels::{
+    IndexQueries, IndexRows, IndexShape, NotFinite, Paged, RopeLayout, index_select, layer_norm, linear, rope,
+};
+use hadal_types::{Choice, Part, StoreId};
+
+use super::{Batch, Layer, exact, slot};
+use crate::cache::{Cache, Pool};
+use crate::config::Indexer;
+use crate::geometry::index_codec;
+use crate::probe::Probe;
+use crate::weights::IndexerWeights;
+use crate::workspace::Workspace;
+
+/// Epsilon of the keys' norm, in every model.
+const KEY_EPS: f32 = 1e-6;
+
+/// Reads `normed` and the query latent; leaves the layer's choice in `choice`.
+pub(super) fn run(
+    layer: &Layer<'_>,
+    weights: &IndexerWeights,
+    cache: &mut Cache,
+    ws: &mut Workspace,
+    probe: &mut Option<&mut dyn Probe>,
+) {
+    let Some(indexer) = layer.model.config.indexer else { return };
+    let Choice::Own { scores: store, .. } = layer.model.all.layers[layer.number].choice else { return };
+    project(layer, weights, &indexer, ws);
+    encode(layer, weights, &mut cache.pools[store.0 as usize], ws);
+    select(layer, &indexer, cache, store, ws);
+    if let Some(probe) = probe {
+        for row in 0..layer.batch.rows {
+            probe.chose(layer.id(), row, ws.choice.row(row), ws.choice.margins()[row]);
+        }
+    }
+}
+
+/// Queries, keys before their norm, and the heads' weights.
+fn project(layer: &Layer<'_>, weights: &IndexerWeights, indexer: &Indexer, ws: &mut Workspace) {
+    let (model, config, rows) = (layer.model, &layer.model.config, layer.batch.rows);
+    let normed = &ws.normed[..rows * config.hidden];
+    let latent = &ws.mla.q_latent[..rows * config.q_rank.unwrap_or(0)];
+    let q = &mut ws.index.q[..rows * indexer.heads * indexer.dim];
+    linear(&model.ctx, &weights.query, latent, q);
+    // The rotated part comes first here; in MLA it comes last.
+    let (turned, half) = (config.rope_dim, config.rope_dim / 2);
+    for (row, heads) in q.chunks_exact_mut(indexer.heads * indexer.dim).enumerate() {
+        let angles = row * half..(row + 1) * half;
+        for head in heads.chunks_exact_mut(indexer.dim) {
+            rope(&mut head[..turned], &ws.cos[angles.clone()], &ws.sin[angles.clone()], rope_layout(indexer));
+        }
+    }
+    linear(&model.ctx, &weights.key, normed, &mut ws.index.key[..rows * indexer.dim]);
+    let w = &mut ws.index.w[..rows * indexer.heads];
+    linear(exact(model), &weights.heads, normed, w);
+    let factor = 1.0 / (indexer.heads as f32).sqrt();
+    w.iter_mut().for_each(|w| *w *= factor);
+}
+
+fn rope_layout(indexer: &Indexer) -> RopeLayout {
+    if indexer.interleaved { RopeLayout::Interleaved } else { RopeLayout::Half }
+}
+
+/// Norms, rotates and writes the step's keys.
+fn encode(layer: &Layer<'_>, weights: &IndexerWeights, pool: &mut Pool, ws: &mut Workspace) {
+    let (config, rows) = (&layer.model.config, layer.batch.rows);
+    let Some(indexer) = config.indexer else { return };
+    let (dim, turned, half) = (indexer.dim, config.rope_dim, config.rope_dim / 2);
+    let keys = &mut ws.index.key_normed[..rows * dim];
+    layer_norm(&ws.index.key[..rows * dim], &weights.key_norm, &weights.key_bias, KEY_EPS, keys);
+    let codec = index_codec(config, layer.model.kv);
+    for (_, first, slice) in layer.batch.iter() {
+        for (row, position) in (first..first + slice.tokens.len()).zip(slice.start..) {
+            let key = &mut keys[row * dim..(row + 1) * dim];
+            let angles = row * half..(row + 1) * half;
+            rope(&mut key[..turned], &ws.cos[angles.clone()], &ws.sin[angles], rope_layout(&indexer));
+            let (page, slot) = slot(slice, Part::Index, position, pool.page_bytes);
+            codec.encode(&mut pool.bytes[page..page + pool.page_bytes], slot, key);
+        }
+    }
+}
+
+/// Chooses for every row. A slice whose scores are not numbers is marked, and the choice is made again with that slice
+/// reading its first row only, so that the others are not disturbed.
+fn select(layer: &Layer<'_>, indexer: &Indexer, cache: &Cache, store: StoreId, ws: &mut Workspace) {
+    let (model, rows) = (layer.model, layer.batch.rows);
+    let pool = &cache.pools[store.0 as usize];
+    let shape = IndexShape { codec: index_codec(&model.config, model.kv), heads: indexer.heads, k: indexer.topk };
+    let queries =
+        IndexQueries { q: &ws.index.q[..rows * indexer.heads * indexer.dim], w: &ws.index.w[..rows * indexer.heads] };
+    // Each round marks one slice more, and with all of them marked nothing is scored.
+    for _ in 0..=layer.batch.slices.len() {
+        let sequences = sequences(layer.batch, pool, &ws.failures);
+        match index_select(&model.ctx, &shape, &sequences, queries, &mut ws.choice) {
+            Ok(()) => return,
+            Err(failure) => {
+                let (slice, _) = layer.batch.slice_of(failure.row);
+                ws.failures[slice].get_or_insert(failure);
+            }
+        }
+    }
+}
+
+fn sequences<'a>(batch: &Batch<'a>, pool: &'a Pool, failures: &[Option<NotFinite>]) -> Vec<IndexRows<'a>> {
+    let mut out = Vec::with_capacity(batch.slices.len());
+    for (number, _, slice) in batch.iter() {
+        let Ok(keys) = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Index.index()]) else { continue };
+        match failures[number] {
+            None => out.push(IndexRows { keys, start: slice.start, rows: slice.tokens.len() }),
+            Some(_) => out.extend(slice.tokens.iter().map(|_| IndexRows { keys, start: 0, rows: 1 })),
+        }
+    }
+    out
+}
