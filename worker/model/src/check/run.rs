@@ -1,0 +1,224 @@
+//! Runs one golden prompt and compares.
+
+use hadal_kernels::Margin;
+use hadal_types::{LayerId, Part, blocks_for};
+
+use super::golden::{Golden, GoldenError, Prompt};
+use super::report::{Choices, Constants, PromptReport};
+use super::{CheckError, CheckOptions};
+use crate::cache::Cache;
+use crate::forward;
+use crate::model::Model;
+use crate::probe::Probe;
+use crate::step::{Logits, Slice, Step};
+
+/// Draft positions with a narrower margin are left out: prompts were not searched for wide ones in that layer.
+const MTP_MARGIN_MIN: f32 = 1e-3;
+
+/// What a run of all tokens showed, by layer and row.
+#[derive(Default)]
+struct Seen {
+    layers: usize,
+    /// First row of the chunk that is running.
+    first: usize,
+    chosen: Vec<Vec<Vec<u32>>>,
+    experts: Vec<Vec<Vec<u32>>>,
+    weights: Vec<Vec<f32>>,
+    hidden: Vec<Vec<f32>>,
+    last: Vec<f32>,
+    index_margin: Narrowest,
+    router_margin: Narrowest,
+}
+
+/// The narrowest margin seen, and where.
+#[derive(Clone, Copy)]
+struct Narrowest {
+    margin: f32,
+    layer: u32,
+    row: usize,
+}
+
+impl Default for Narrowest {
+    fn default() -> Self {
+        Self { margin: f32::INFINITY, layer: 0, row: 0 }
+    }
+}
+
+impl Narrowest {
+    fn see(&mut self, margin: f32, layer: LayerId, row: usize) {
+        if margin < self.margin {
+            *self = Self { margin, layer: layer.0, row };
+        }
+    }
+
+    fn found(self) -> Option<(f32, u32, usize)> {
+        self.margin.is_finite().then_some((self.margin, self.layer, self.row))
+    }
+}
+
+impl Seen {
+    fn new(layers: usize) -> Self {
+        let lists = || vec![Vec::new(); layers];
+        Self {
+            layers,
+            chosen: lists(),
+            experts: lists(),
+            weights: vec![Vec::new(); layers],
+            hidden: vec![Vec::new(); layers],
+            ..Self::default()
+        }
+    }
+}
+
+impl Probe for Seen {
+    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], margin: Margin) {
+        self.chosen[layer.0 as usize].push(positions.to_vec());
+        self.index_margin.see(margin.gap(), layer, self.first + row);
+    }
+
+    fn routed(&mut self, layer: LayerId, row: usize, experts: &[u32], weights: &[f32], margin: f32) {
+        self.experts[layer.0 as usize].push(experts.to_vec());
+        self.weights[layer.0 as usize].extend(weights);
+        self.router_margin.see(margin, layer, self.first + row);
+    }
+
+    fn hidden(&mut self, layer: LayerId, rows: &[f32]) {
+        self.hidden[layer.0 as usize].extend(rows);
+    }
+
+    fn last_hidden(&mut self, rows: &[f32]) {
+        self.last.extend(rows);
+    }
+}
+
+/// Compares frequencies and factors, relative to their size.
+pub(super) fn constants(model: &Model, golden: &Golden) -> Result<Constants, CheckError> {
+    let rope = &model.config.rope;
+    let relative = |a: f64, b: f64| ((a - b) / b).abs();
+    let frequencies = golden
+        .floats("rope.inv_freq", rope.inv_freq.len())?
+        .map(|f| f.iter().zip(&rope.inv_freq).map(|(&b, &a)| relative(f64::from(a), f64::from(b))).fold(0.0, f64::max));
+    Ok(Constants {
+        inv_freq: frequencies,
+        cos_sin_factor: golden.cos_sin_factor.map(|b| relative(f64::from(rope.angle_factor), b)),
+        attention_scale: golden.attention_scale.map(|b| relative(f64::from(model.config.attention_scale()), b)),
+    })
+}
+
+/// Runs prompt and greedy tokens in chunks, and compares all that the golden data have.
+pub(super) fn prompt(
+    model: &Model,
+    golden: &Golden,
+    prompt: &Prompt,
+    options: &CheckOptions<'_>,
+) -> Result<PromptReport, CheckError> {
+    let ids: Vec<u32> = prompt.input_ids.iter().chain(&prompt.greedy_ids).copied().collect();
+    let failed = |source| CheckError::Forward { prompt: prompt.name.clone(), source };
+    // Pages in descending order: an address must not matter.
+    let blocks = blocks_for(ids.len() as u64) as u32;
+    let pages: Vec<u32> = (0..blocks).rev().collect();
+    let mut cache = Cache::new(&model.all, &Part::ALL.map(|p| (p, blocks)));
+    let chunk = options.chunk_tokens.clamp(1, ids.len());
+    let mut ws = model.new_workspace(chunk);
+    let mut seen = Seen::new(model.config.main_layers());
+    let mut logits: Vec<f32> = Vec::with_capacity(ids.len() * model.config.vocab);
+    for (number, tokens) in ids.chunks(chunk).enumerate() {
+        seen.first = number * chunk;
+        let slice = Slice { tokens, start: seen.first as u32, pages: [&pages, &pages], logits: Logits::All };
+        let step = Step { slices: vec![slice] };
+        model.forward_probed(&step, &mut cache, &mut ws, &mut |_, _| {}, Some(&mut seen)).map_err(failed)?;
+        logits.extend(ws.logits(0));
+    }
+    let mut report = PromptReport {
+        name: prompt.name.clone(),
+        tokens: prompt.input_ids.len(),
+        new_tokens: prompt.greedy_ids.len(),
+        greedy_same: greedy_same(prompt, &logits, model.config.vocab),
+        index_margin_min: seen.index_margin.found(),
+        router_margin_min: seen.router_margin.found(),
+        ..PromptReport::default()
+    };
+    compare(&mut report, golden, &seen, &logits)?;
+    report.mtp = drafts(model, golden, &prompt.name, &ids, &seen.last, &mut cache).map_err(|e| match e {
+        DraftError::Golden(e) => CheckError::Golden(e),
+        DraftError::Forward(source) => failed(source),
+    })?;
+    Ok(report)
+}
+
+/// Whether the best token after each of the continuation's positions is the golden one, ties to the lower id.
+fn greedy_same(prompt: &Prompt, logits: &[f32], vocab: usize) -> bool {
+    let best = |row: &[f32]| (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
+    let rows = logits.chunks_exact(vocab).skip(prompt.input_ids.len() - 1);
+    rows.zip(&prompt.greedy_ids).all(|(row, &id)| best(row) == Some(id as usize))
+}
+
+fn compare(report: &mut PromptReport, golden: &Golden, seen: &Seen, logits: &[f32]) -> Result<(), GoldenError> {
+    let name = |what: &str| format!("{}.{what}", report.name);
+    let rows = report.tokens + report.new_tokens;
+    report.logits = golden.floats(&name("logits"), logits.len())?.map(|g| largest(&g, logits));
+    for layer in 0..seen.layers {
+        if let Some(want) = golden.integers(&name(&format!("indexer_topk.{layer}")), rows)? {
+            report.indexer.count(&want, &seen.chosen[layer]);
+        }
+        if let Some(want) = golden.integers(&name(&format!("router_experts.{layer}")), rows)? {
+            report.router.count(&want, &seen.experts[layer]);
+        }
+        let weights = &seen.weights[layer];
+        if let Some(want) = golden.floats(&name(&format!("router_weights.{layer}")), weights.len())? {
+            report.router_weights = Some(largest(&want, weights).max(report.router_weights.unwrap_or(0.0)));
+        }
+        let hidden = &seen.hidden[layer];
+        if let Some(want) = golden.floats(&name(&format!("hidden.{layer}")), hidden.len())? {
+            report.hidden = Some(largest(&want, hidden).max(report.hidden.unwrap_or(0.0)));
+        }
+    }
+    if let Some(want) = golden.floats(&name("hidden.final"), seen.last.len())? {
+        report.hidden = Some(largest(&want, &seen.last).max(report.hidden.unwrap_or(0.0)));
+    }
+    Ok(())
+}
+
+/// The largest difference; NaN counts as infinite.
+fn largest(a: &[f32], b: &[f32]) -> f32 {
+    let difference = |(x, y): (&f32, &f32)| if (x - y).is_nan() { f32::INFINITY } else { (x - y).abs() };
+    a.iter().zip(b).map(difference).fold(0.0, f32::max)
+}
+
+impl Choices {
+    /// Compares rows of positions or experts; negative golden entries fill up.
+    fn count(&mut self, want: &[Vec<i64>], got: &[Vec<u32>]) {
+        let differs = |(want, got): (&Vec<i64>, &Vec<u32>)| {
+            !want.iter().copied().filter(|&w| w >= 0).eq(got.iter().map(|&g| i64::from(g)))
+        };
+        self.rows += want.len();
+        self.different += want.iter().zip(got).filter(|pair| differs(*pair)).count() + want.len().abs_diff(got.len());
+    }
+}
+
+enum DraftError {
+    Golden(GoldenError),
+    Forward(forward::ForwardError),
+}
+
+/// The draft layer's logits against golden ones, where both exist.
+fn drafts(
+    model: &Model,
+    golden: &Golden,
+    prompt: &str,
+    ids: &[u32],
+    last_hidden: &[f32],
+    cache: &mut Cache,
+) -> Result<Option<f32>, DraftError> {
+    let (rows, vocab) = (ids.len() - 1, model.config.vocab);
+    let want = golden.floats(&format!("{prompt}.mtp_logits"), rows * vocab).map_err(DraftError::Golden)?;
+    let margins = golden.floats(&format!("{prompt}.mtp_margin"), rows).map_err(DraftError::Golden)?;
+    let (Some(want), Some(margins), true) = (want, margins, model.config.draft_layers() > 0) else { return Ok(None) };
+    let pages: Vec<u32> = (0..blocks_for(rows as u64) as u32).collect();
+    let slice = Slice { tokens: &ids[1..], start: 0, pages: [&pages, &pages], logits: Logits::All };
+    let mut ws = model.new_workspace(rows);
+    let hidden = &last_hidden[..rows * model.config.hidden];
+    forward::draft(model, &Step { slices: vec![slice] }, hidden, cache, &mut ws).map_err(DraftError::Forward)?;
+    let pairs = want.chunks_exact(vocab).zip(ws.logits(0).chunks_exact(vocab)).zip(margins);
+    Ok(Some(pairs.filter(|(_, m)| *m > MTP_MARGIN_MIN).map(|((a, b), _)| largest(a, b)).fold(0.0, f32::max)))
+}
