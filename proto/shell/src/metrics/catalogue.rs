@@ -127,6 +127,33 @@ pub static ROUTER_PROMPT_LENGTH: Desc = Desc {
     labels: &["model"],
     advice: "A shift to longer prompts moves load from decode to prefill workers.",
 };
+/// Time of a whole request.
+pub static ROUTER_REQUEST_TIME: Desc = Desc {
+    name: "hadal_router_request_seconds",
+    kind: Kind::Histogram(LATENCY_SECONDS),
+    help: "Time of a whole request: from its arrival to the end of its last choice.",
+    unit: "seconds",
+    labels: &["model"],
+    advice: "TTFT plus output tokens times TPOT; compare those two to see which of them moved.",
+};
+/// Time to place.
+pub static ROUTER_PLACEMENT_TIME: Desc = Desc {
+    name: "hadal_router_placement_seconds",
+    kind: Kind::Histogram(LATENCY_SECONDS),
+    help: "Time from asking the coordinator for a placement to its answer, waits for the coordinator included.",
+    unit: "seconds",
+    labels: &["model"],
+    advice: "Far above the coordinator's queue time: the coordinator is away or the network between is slow.",
+};
+/// Requests that wait.
+pub static ROUTER_REQUESTS_WAITING: Desc = Desc {
+    name: "hadal_router_requests_waiting",
+    kind: Kind::Gauge,
+    help: "Requests that wait in the router for a first worker or for the coordinator.",
+    unit: "requests",
+    labels: &[],
+    advice: "More than none: see /ready of the router, which says what is missing.",
+};
 /// Errors.
 pub static ROUTER_ERRORS: Desc = Desc {
     name: "hadal_router_errors_total",
@@ -179,7 +206,7 @@ pub static COORDINATOR_WORKERS_LOST: Desc = Desc {
 pub static COORDINATOR_PLACEMENTS: Desc = Desc {
     name: "hadal_coordinator_placements_total",
     kind: Kind::Counter,
-    help: "Answers to Place, by kind (placed, or the kind of refusal).",
+    help: "Answers to Place, by kind (placed, the kind of refusal, or cancelled when the router gave up).",
     unit: "placements",
     labels: &["outcome"],
     advice: "overloaded or deadline growing: add workers; no_worker: none is registered for the model.",
@@ -233,10 +260,58 @@ pub static COORDINATOR_PREFIX_BLOCKS: Desc = Desc {
 pub static COORDINATOR_SNAPSHOTS: Desc = Desc {
     name: "hadal_coordinator_snapshots_total",
     kind: Kind::Counter,
-    help: "Snapshots asked of workers because of a gap in their cache events.",
+    help: "Snapshots of their caches asked of workers: one at each registration, one after each gap.",
     unit: "snapshots",
     labels: &[],
     advice: "More than one per registration: events are lost or queues are too short.",
+};
+
+/// What placements made of caches.
+pub static COORDINATOR_AFFINITY: Desc = Desc {
+    name: "hadal_coordinator_affinity_total",
+    kind: Kind::Counter,
+    help: "Placements by what they made of the caches: reused (on the worker that had the most of the prompt), spread \
+           (that one was too busy), cold (no worker had any of it).",
+    unit: "placements",
+    labels: &["outcome"],
+    advice: "spread growing: popular prefixes outgrow one worker; lower --request-tokens to reuse more.",
+};
+/// Messages without effect.
+pub static COORDINATOR_DISCARDED: Desc = Desc {
+    name: "hadal_coordinator_discarded_total",
+    kind: Kind::Counter,
+    help: "Messages of workers (cache events one by one) without effect, by reason (unknown_worker, old_incarnation, \
+           repeated, before_snapshot).",
+    unit: "messages",
+    labels: &["reason"],
+    advice: "A few around restarts are normal; repeated in numbers is a fault of a worker: see the logs of both.",
+};
+/// Gaps in cache events.
+pub static COORDINATOR_CACHE_GAPS: Desc = Desc {
+    name: "hadal_coordinator_cache_gaps_total",
+    kind: Kind::Counter,
+    help: "Gaps in the numbers of workers' cache events; each costs a snapshot.",
+    unit: "gaps",
+    labels: &[],
+    advice: "Workers drop events that they cannot send in time: raise their --event-queue.",
+};
+/// Placements that were not used.
+pub static COORDINATOR_LEASES_EXPIRED: Desc = Desc {
+    name: "hadal_coordinator_leases_expired_total",
+    kind: Kind::Counter,
+    help: "Placements that no worker's heartbeat named within the lease.",
+    unit: "placements",
+    labels: &[],
+    advice: "Routers died or lost the answer; until then memory was kept free in vain. Lower --lease if it happens often.",
+};
+/// Registrations refused.
+pub static COORDINATOR_WORKERS_REFUSED: Desc = Desc {
+    name: "hadal_coordinator_workers_refused_total",
+    kind: Kind::Counter,
+    help: "Registrations of workers that were refused.",
+    unit: "registrations",
+    labels: &[],
+    advice: "The refused worker's log says why: another release, another model under the same name, a wrong ledger.",
 };
 
 // ---- worker
@@ -414,6 +489,9 @@ pub static ALL: &[&Desc] = &[
     &ROUTER_CACHED_TOKENS,
     &ROUTER_OUTPUT_TOKENS,
     &ROUTER_PROMPT_LENGTH,
+    &ROUTER_REQUEST_TIME,
+    &ROUTER_PLACEMENT_TIME,
+    &ROUTER_REQUESTS_WAITING,
     &ROUTER_ERRORS,
     &ROUTER_RETRIES,
     &ROUTER_COORDINATOR_CONNECTED,
@@ -426,6 +504,11 @@ pub static ALL: &[&Desc] = &[
     &COORDINATOR_DIRECTORY_BLOCKS,
     &COORDINATOR_PREFIX_BLOCKS,
     &COORDINATOR_SNAPSHOTS,
+    &COORDINATOR_AFFINITY,
+    &COORDINATOR_DISCARDED,
+    &COORDINATOR_CACHE_GAPS,
+    &COORDINATOR_LEASES_EXPIRED,
+    &COORDINATOR_WORKERS_REFUSED,
     &WORKER_REQUESTS,
     &WORKER_SEQUENCES,
     &WORKER_TOKENS,
