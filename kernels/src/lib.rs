@@ -1,5 +1,13 @@
 //! Operations on tensors, batch-invariant: a row's result has the same bits whatever the number of rows, threads,
 //! chunks and pages. Shapes are row-major and in elements; every operation works on f32 slices of the caller.
+//!
+//! Unsafe code is in `gemm/avx512.rs`, `gemm/avx2.rs` and `linear/output.rs` alone. To run its tests under the address
+//! sanitizer with the stable toolchain:
+//!
+//! ```text
+//! RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+//!     cargo test -p hadal-kernels --target x86_64-unknown-linux-gnu --lib
+//! ```
 
 mod attention;
 mod cache;
@@ -17,6 +25,8 @@ pub mod philox;
 mod rope;
 mod sample;
 mod scratch;
+#[cfg(test)]
+mod testing;
 mod topk;
 
 pub use attention::{AttentionRows, AttentionShape, Keys, mla_attention};

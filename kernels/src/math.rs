@@ -76,9 +76,9 @@ pub const ANGLE_MAX: f32 = 268_435_456.0;
 /// Sine and cosine of an angle in radians, each within 1 unit in the last place. NaN for what is not finite or
 /// exceeds [`ANGLE_MAX`].
 pub fn sin_cos(x: f32) -> (f32, f32) {
-    // π/2 in two parts. The first has 33 bits and n has at most 28, so that its multiple is exact.
-    const HALF_PI_HIGH: f64 = 1.570_796_326_734_125_6;
-    const HALF_PI_LOW: f64 = 6.077_100_506_506_192e-11;
+    // π/2 in two parts. The first has 25 bits and n has at most 28, so that its multiple is exact.
+    const HALF_PI_HIGH: f64 = 1.570_796_310_901_641_8;
+    const HALF_PI_LOW: f64 = 1.589_325_477_352_819_7e-8;
     if x.is_nan() || x.abs() > ANGLE_MAX {
         return (f32::NAN, f32::NAN);
     }

@@ -1,1 +1,209 @@
+use hadal_types::KvEncoding;
 
+use super::*;
+use crate::testing::{Random, contexts, threaded};
+
+/// A sequence's keys in a pool, its pages scattered.
+struct Keys {
+    codec: IndexCodec,
+    pool: Vec<u8>,
+    pages: Vec<u32>,
+}
+
+impl Keys {
+    fn new(encoding: KvEncoding, dim: usize, values: &[f32], first_page: u32, step: u32) -> Self {
+        let codec = IndexCodec::new(encoding, dim);
+        let blocks = (values.len() / dim).div_ceil(PAGE_ROWS) as u32;
+        let count = first_page + blocks * step;
+        let mut pool = vec![0x7f; count as usize * codec.page_bytes()];
+        // Descending, so that neighbours in the sequence are none in the pool.
+        let pages: Vec<u32> = (0..blocks).map(|b| first_page + (blocks - 1 - b) * step).collect();
+        for (position, key) in values.chunks(dim).enumerate() {
+            let page = pages[position / PAGE_ROWS] as usize * codec.page_bytes();
+            codec.encode(&mut pool[page..][..codec.page_bytes()], position % PAGE_ROWS, key);
+        }
+        Self { codec, pool, pages }
+    }
+
+    fn paged(&self) -> Paged<'_> {
+        Paged::new(&self.pool, self.codec.page_bytes(), &self.pages).unwrap()
+    }
+
+    fn decoded(&self, n: usize) -> Vec<f32> {
+        let mut out = vec![0.0; n * self.codec.dim()];
+        for (position, key) in out.chunks_mut(self.codec.dim()).enumerate() {
+            self.codec.decode(self.paged().page_of(position), position % PAGE_ROWS, key);
+        }
+        out
+    }
+}
+
+fn select(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'_>], q: &[f32], w: &[f32]) -> Choice {
+    let mut choice = Choice::default();
+    index_select(ctx, shape, sequences, IndexQueries { q, w }, &mut choice).unwrap();
+    choice
+}
+
+/// Scores of one query at `position`, and the positions of the best, by a stable sort.
+fn reference(keys: &[f32], (q, w): (&[f32], &[f32]), position: usize, k: usize) -> (Vec<f64>, Vec<u32>) {
+    let dim = q.len() / w.len();
+    let factor = (dim as f64).powf(-0.5);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let scores: Vec<f64> = keys
+        .chunks(dim)
+        .take(position + 1)
+        .map(|key| q.chunks(dim).zip(w).map(|(q, &w)| f64::from(w) * (dot(q, key) * factor).max(0.0)).sum())
+        .collect();
+    let mut order: Vec<u32> = (0..scores.len() as u32).collect();
+    order.sort_by(|&a, &b| scores[b as usize].partial_cmp(&scores[a as usize]).unwrap());
+    let mut best = order[..k.min(order.len())].to_vec();
+    best.sort_unstable();
+    (scores, best)
+}
+
+#[test]
+fn whole_numbers_with_many_ties_are_chosen_as_by_a_stable_sort() {
+    let mut random = Random::new(1);
+    // The factor 16^-0.5 is exact too, so scores are, in any order of summation, and equal ones are equal.
+    let (heads, dim, n) = (3, 16, 300);
+    for k in [1, 16, 63, 64, 65, 128, 299, 300, 301] {
+        let values = random.whole_numbers(n * dim);
+        let (q, w) = (random.whole_numbers(n * heads * dim), random.whole_numbers(n * heads));
+        let keys = Keys::new(KvEncoding::F32, dim, &values, 1, 2);
+        for ctx in contexts() {
+            let shape = IndexShape { codec: keys.codec, heads, k };
+            let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n }];
+            let choice = select(&ctx, &shape, &rows, &q, &w);
+            assert_eq!(choice.rows(), n);
+            for p in 0..n {
+                let (q, w) = (&q[p * heads * dim..][..heads * dim], &w[p * heads..][..heads]);
+                let (_, want) = reference(&values, (q, w), p, k);
+                assert_eq!(choice.row(p), want, "k {k} position {p}");
+            }
+        }
+    }
+}
+
+#[test]
+fn real_numbers_are_chosen_by_their_scores_in_every_encoding() {
+    let mut random = Random::new(2);
+    let (heads, dim, n, k) = (4, 40, 200, 32);
+    let values = random.numbers(n * dim);
+    let (q, w) = (random.numbers(n * heads * dim), random.numbers(n * heads));
+    for encoding in [KvEncoding::F32, KvEncoding::Bf16, KvEncoding::Fp8] {
+        let keys = Keys::new(encoding, dim, &values, 0, 1);
+        let decoded = keys.decoded(n);
+        for ctx in contexts() {
+            let shape = IndexShape { codec: keys.codec, heads, k };
+            let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n }];
+            let choice = select(&ctx, &shape, &rows, &q, &w);
+            for p in k..n {
+                let (q, w) = (&q[p * heads * dim..][..heads * dim], &w[p * heads..][..heads]);
+                let (scores, want) = reference(&decoded, (q, w), p, k);
+                let margin = choice.margins()[p];
+                let lowest = want.iter().map(|&c| scores[c as usize]).fold(f64::INFINITY, f64::min);
+                assert!((f64::from(margin.last) - lowest).abs() < 1e-5);
+                // Scores closer than rounding may fall either way.
+                if margin.last - margin.next > 1e-5 {
+                    assert_eq!(choice.row(p), want, "{encoding} {p}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_batches_pages_and_threads_change_nothing() {
+    let mut random = Random::new(3);
+    let (heads, dim, n, k) = (2, 24, 6000, 20);
+    let values = random.numbers(n * dim);
+    let rows = 30;
+    let start = n - rows;
+    let (q, w) = (random.numbers(rows * heads * dim), random.numbers(rows * heads));
+    let (here, there) =
+        (Keys::new(KvEncoding::Fp8, dim, &values, 0, 1), Keys::new(KvEncoding::Fp8, dim, &values, 5, 3));
+    let facts = |c: &Choice| {
+        let ends = c.margins().iter().map(|m| (m.last.to_bits(), m.next.to_bits()));
+        (0..c.rows()).map(|r| c.row(r).to_vec()).zip(ends).collect::<Vec<_>>()
+    };
+    for ctx in contexts() {
+        let shape = IndexShape { codec: here.codec, heads, k };
+        let whole = select(&ctx, &shape, &[IndexRows { keys: here.paged(), start: start as u32, rows }], &q, &w);
+        // Each query alone, on threads, which splits the positions; then pairs from two pools in one batch.
+        let alone: Vec<_> = (0..rows)
+            .flat_map(|r| {
+                let (q, w) = (&q[r * heads * dim..][..heads * dim], &w[r * heads..][..heads]);
+                let row = [IndexRows { keys: there.paged(), start: (start + r) as u32, rows: 1 }];
+                facts(&select(&threaded(&ctx), &shape, &row, q, w))
+            })
+            .collect();
+        assert_eq!(facts(&whole), alone);
+        let parts = [(0, 1), (1, 17), (18, 12)].map(|(first, rows)| IndexRows {
+            keys: if first == 1 { here.paged() } else { there.paged() },
+            start: (start + first) as u32,
+            rows,
+        });
+        assert_eq!(facts(&whole), facts(&select(&threaded(&ctx), &shape, &parts, &q, &w)));
+    }
+}
+
+#[test]
+fn equal_scores_choose_the_lowest_positions() {
+    let (dim, n, k) = (16, 200, 50);
+    let keys = Keys::new(KvEncoding::F32, dim, &vec![1.0; n * dim], 0, 1);
+    for ctx in contexts() {
+        let shape = IndexShape { codec: keys.codec, heads: 1, k };
+        let row = [IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1 }];
+        // A weight of −0 makes every score −0 or +0: equal all the same.
+        for w in [1.0, -1.0, 0.0, -0.0] {
+            let choice = select(&ctx, &shape, &row, &vec![0.5; dim], &[w]);
+            assert_eq!(choice.row(0), (0..50).collect::<Vec<u32>>());
+        }
+    }
+}
+
+#[test]
+fn negative_zero_does_not_lose_to_positive_zero() {
+    // relu gives 0 everywhere; at even positions the weight's sign makes it −0 by way of a negative weight.
+    let (dim, n) = (16, 100);
+    let values: Vec<f32> = (0..n * dim).map(|i| if i / dim % 2 == 0 { -1.0 } else { 0.0 }).collect();
+    let keys = Keys::new(KvEncoding::F32, dim, &values, 0, 1);
+    for ctx in contexts() {
+        let shape = IndexShape { codec: keys.codec, heads: 1, k: 10 };
+        let row = [IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1 }];
+        assert_eq!(select(&ctx, &shape, &row, &vec![1.0; dim], &[-1.0]).row(0), (0..10).collect::<Vec<u32>>());
+    }
+}
+
+#[test]
+fn up_to_k_positions_are_all_chosen() {
+    let (dim, k) = (16, 64);
+    let keys = Keys::new(KvEncoding::F32, dim, &vec![1.0; 66 * dim], 0, 1);
+    for ctx in contexts() {
+        let shape = IndexShape { codec: keys.codec, heads: 1, k };
+        let rows = [IndexRows { keys: keys.paged(), start: 0, rows: 66 }];
+        let choice = select(&ctx, &shape, &rows, &vec![1.0; 66 * dim], &[1.0; 66]);
+        for p in 0..66usize {
+            assert_eq!(choice.row(p).len(), (p + 1).min(k));
+            assert_eq!(choice.margins()[p].gap().is_infinite(), p < k);
+        }
+    }
+}
+
+#[test]
+fn a_nan_score_is_an_error_of_its_own_query_only() {
+    let (dim, n, k) = (16, 100, 10);
+    let keys = Keys::new(KvEncoding::F32, dim, &Random::new(4).numbers(n * dim), 0, 1);
+    for ctx in contexts() {
+        let shape = IndexShape { codec: keys.codec, heads: 1, k };
+        let rows = [IndexRows { keys: keys.paged(), start: 90, rows: 3 }];
+        let mut q = Random::new(5).numbers(3 * dim);
+        let clean = select(&ctx, &shape, &rows, &q, &[1.0; 3]);
+        q[dim + 3] = f32::NAN;
+        let mut choice = Choice::default();
+        let error = index_select(&ctx, &shape, &rows, IndexQueries { q: &q, w: &[1.0; 3] }, &mut choice).unwrap_err();
+        assert_eq!(error.row, 1);
+        assert!(choice.row(1).is_empty());
+        assert_eq!((choice.row(0), choice.row(2)), (clean.row(0), clean.row(2)));
+    }
+}
