@@ -3,7 +3,9 @@
 
 mod backoff;
 mod config;
+mod dispatch;
 mod fleet;
+mod metrics;
 mod models;
 mod service;
 mod workers;

@@ -16,8 +16,9 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::config::{Aliases, Limits};
-use crate::fleet::{FileRef, Fleet, Link, ModelView, View};
+use crate::fleet::{FileRef, Fleet, ModelView, View};
 use crate::models::fetch::{FetchError, Fetcher};
+use crate::metrics::Metrics;
 use crate::service::{ModelInfo, ServedModel};
 use crate::workers::Workers;
 
@@ -47,6 +48,7 @@ pub(crate) struct Models {
     aliases: Arc<Aliases>,
     waiting: Arc<Semaphore>,
     wait: Duration,
+    metrics: Metrics,
 }
 
 /// Fills the shelf.
@@ -77,13 +79,13 @@ impl Models {
         workers: Workers,
         aliases: Aliases,
         limits: &Limits,
-        waiting: Arc<Semaphore>,
+        (waiting, metrics): (Arc<Semaphore>, Metrics),
     ) -> (Self, Librarian) {
         let (sender, shelf) = watch::channel(Arc::default());
         let fetcher = Fetcher { workers, patience: limits.worker };
         let librarian = Librarian { fleet: fleet.clone(), fetcher, kept: HashMap::new(), shelf: sender };
         let aliases = Arc::new(aliases);
-        (Self { fleet, shelf, aliases, waiting, wait: limits.wait }, librarian)
+        (Self { fleet, shelf, aliases, waiting, wait: limits.wait, metrics }, librarian)
     }
 
     /// All models that can be asked for now, under the names that clients use.
@@ -122,6 +124,7 @@ impl Models {
             let message = "too many requests wait for a worker already; try again later";
             return Err(Failure::new(FailureKind::Overloaded, message).with_retry_after(Duration::from_secs(5)));
         };
+        let _counted = self.metrics.waiting();
         let patience = Instant::now() + self.wait;
         let deadline = deadline.map(Instant::from_std).filter(|&deadline| deadline < patience);
         let waited = timeout_at(deadline.unwrap_or(patience), self.await_model(name)).await;
@@ -228,7 +231,7 @@ impl Librarian {
         let mut whole = true;
         for model in view.models.values() {
             let known = self.shelf.borrow().loaded.get(&model.name).is_some_and(|loaded| loaded.files == model.files);
-            if known || self.fleet.link() != Link::Up {
+            if known {
                 continue;
             }
             let result = self.load(model).await;
@@ -236,7 +239,6 @@ impl Librarian {
             self.put(model, result);
         }
         let named = |file: &[u8; 32]| view.models.values().any(|model| model.files.iter().any(|f| f.blake3 == *file));
-        // While the coordinator is away the last view stays, so nothing is forgotten then.
         self.kept.retain(|hash, _| named(hash));
         self.shelf.send_modify(|shelf| {
             let shelf = Arc::make_mut(shelf);

@@ -1,8 +1,7 @@
 //! Whether and where a choice is tried again. Pure: troubles in, verdicts out.
 //!
-//! A worker that was busy or lost is excluded from the next placements; when that leaves nobody, all are forgiven, as a
-//! busy worker is not busy for ever. Once tokens were given to the client, only the numerics class that made them may
-//! go on.
+//! A worker that was busy or lost is excluded from the next placements; the coordinator comes back to it when there is
+//! nobody else. Once tokens were given to the client, only the numerics class that made them may go on.
 
 use std::time::Duration;
 
@@ -33,18 +32,24 @@ pub(crate) struct Trouble {
     /// Whether another attempt may help.
     pub(crate) again: bool,
     pub(crate) blame: Blame,
+    reason: &'static str,
 }
 
 impl Trouble {
     /// The worker is gone, or cannot be trusted with this request.
     pub(crate) fn lost(message: impl Into<String>) -> Self {
         let failure = Failure::new(FailureKind::Unavailable, message);
-        Self { failure, again: true, blame: Blame::Decode }
+        Self { failure, again: true, blame: Blame::Decode, reason: "lost" }
+    }
+
+    /// The worker gave the request away; whoever has room goes on with it.
+    pub(crate) fn moved() -> Self {
+        Self { blame: Blame::Nobody, ..Self::lost("the worker gave the request away") }
     }
 
     /// The request cannot be helped.
     pub(crate) fn fatal(failure: Failure) -> Self {
-        Self { failure, again: false, blame: Blame::Nobody }
+        Self { failure, again: false, blame: Blame::Nobody, reason: "other" }
     }
 
     /// What a worker says in its stream.
@@ -59,8 +64,13 @@ impl Trouble {
             Kind::Cancelled => FailureKind::Cancelled,
             Kind::Internal | Kind::Unspecified => FailureKind::Internal,
         };
-        let blame = if error.kind() == Kind::Prefill { Blame::Prefill } else { Blame::Decode };
-        Self { failure: Failure::new(kind, error.message.clone()), again: error.retryable, blame }
+        let (blame, reason) = match error.kind() {
+            Kind::Prefill => (Blame::Prefill, "prefill"),
+            Kind::Busy => (Blame::Decode, "busy"),
+            Kind::Draining => (Blame::Decode, "draining"),
+            _ => (Blame::Decode, "other"),
+        };
+        Self { failure: Failure::new(kind, error.message.clone()), again: error.retryable, blame, reason }
     }
 
     /// What the connection to a worker says.
@@ -70,7 +80,12 @@ impl Trouble {
             Code::ResourceExhausted => FailureKind::Overloaded,
             _ => FailureKind::Unavailable,
         };
-        Self { failure: Failure::new(kind, explain(status)), again: true, blame: Blame::Decode }
+        Self { failure: Failure::new(kind, explain(status)), ..Self::lost("") }
+    }
+
+    /// For metrics and logs.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
     }
 }
 
@@ -105,15 +120,8 @@ impl Attempts {
     }
 
     /// Tokens of this class went to the client.
-    pub(crate) fn emitted(&mut self, class: Option<NumericsClass>) {
-        self.class = self.class.or(class);
-    }
-
-    /// Excluding leaves nobody: the excluded may be tried again. False when nobody was excluded.
-    pub(crate) fn forgive(&mut self) -> bool {
-        let any = !self.exclude.is_empty();
-        self.exclude.clear();
-        any
+    pub(crate) fn emitted(&mut self, class: NumericsClass) {
+        self.class.get_or_insert(class);
     }
 
     /// An attempt at `placement` ended in trouble: how long to wait before the next, or the end.
@@ -165,7 +173,6 @@ mod tests {
         attempts.after(&placement(), error(w::error::Kind::Busy, true)).unwrap();
         attempts.after(&placement(), error(w::error::Kind::Busy, true)).unwrap();
         assert_eq!(attempts.exclude(), ["p", "d"]);
-        assert!(attempts.forgive() && !attempts.forgive());
     }
 
     #[test]
@@ -191,8 +198,8 @@ mod tests {
     #[test]
     fn the_class_of_the_first_tokens_stays() {
         let mut attempts = Attempts::new();
-        attempts.emitted(Some(NumericsClass([1; 16])));
-        attempts.emitted(Some(NumericsClass([2; 16])));
+        attempts.emitted(NumericsClass([1; 16]));
+        attempts.emitted(NumericsClass([2; 16]));
         assert_eq!(attempts.class(), Some(NumericsClass([1; 16])));
     }
 }
