@@ -22,7 +22,8 @@ use crate::request::{Request, Stage};
 ///    can (so that rows leave for the decode worker early), and samples with `sample_inputs`;
 /// 3. `step_done` or `step_failed`; then again.
 ///
-/// `now` is monotonic time since any fixed start. Commands are pushed to `out` in the order in which to do them.
+/// Planning is tried after every event while no step is under way: it also takes up requests that wait for memory, and
+/// may give commands even when it says no. `now` is monotonic time since any fixed start. Commands are pushed to `out` in the order in which to do them.
 #[derive(Debug)]
 pub struct Core {
     pub(crate) config: Config,

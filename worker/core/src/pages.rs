@@ -40,6 +40,15 @@ impl PagePool {
 mod tests {
     use super::*;
 
+    impl PagePool {
+        /// The free pages, each of them once.
+        pub(crate) fn audit(&self) -> &[u32] {
+            let free = self.taken.iter().filter(|taken| !**taken).count();
+            assert_eq!(free, self.free.len());
+            &self.free
+        }
+    }
+
     #[test]
     fn pages_are_given_once_until_they_come_back() {
         let mut pool = PagePool::new(2);

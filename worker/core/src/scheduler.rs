@@ -28,6 +28,8 @@ impl Core {
         self.expire(now, out);
         self.plan_decodes(plan, out);
         self.resume_waiting(now, out);
+        // One that found all its rows in the cache decodes at once.
+        self.plan_decodes(plan, out);
         self.plan_prefills(plan);
         self.flush(out);
         !self.step.is_empty()
@@ -35,7 +37,7 @@ impl Core {
 
     fn plan_decodes(&mut self, plan: &mut Plan, out: &mut Vec<Command>) {
         let mut after = None;
-        while let Some(key) = self.next_request(after, Request::is_decodable) {
+        while let Some(key) = self.next_request(after, |r| r.is_decodable() && !r.in_step) {
             after = Some(key);
             if self.grow(key, out) {
                 self.add(key, 1, plan);
