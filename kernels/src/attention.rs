@@ -171,19 +171,14 @@ fn tile(
     positions: impl Iterator<Item = u32>,
     b: &mut Buffers<'_>,
 ) {
-    let (width, rank, heads) = (shape.codec.width(), shape.codec.rank(), query.heads);
-    let mut count = 0;
-    for (row, position) in b.rows.chunks_exact_mut(width).zip(positions) {
-        let position = position as usize;
-        shape.codec.decode(query.sequence.cache.page_of(position), position % PAGE_ROWS, row);
-        b.columns.iter_mut().skip(count).step_by(TILE).zip(&*row).for_each(|(to, &v)| *to = v);
-        count += 1;
-    }
+    let (width, rank) = (shape.codec.width(), shape.codec.rank());
+    let count = gather(shape, query, positions, b);
+    let padded = rank.div_ceil(PANEL) * PANEL;
     b.scores.fill(0.0);
-    let block = Block {
+    let keys = Block {
         x: query.q,
         x_stride: width,
-        rows: heads,
+        rows: query.heads,
         w: &*b.columns,
         k_stride: TILE,
         panel_stride: PANEL,
@@ -194,19 +189,18 @@ fn tile(
         acc: b.scores,
         acc_stride: TILE,
     };
-    gemm::run(ctx.path(), block);
-    let padded = rank.div_ceil(PANEL) * PANEL;
-    for h in 0..heads {
+    gemm::run(ctx.path(), keys);
+    for h in 0..query.heads {
         let scores = &mut b.scores[h * TILE..][..count];
         let factor = weigh(scores, shape.scale, &mut b.max[h], &mut b.sum[h]);
         if factor != 1.0 {
             b.sums[h * padded..][..rank].iter_mut().for_each(|o| *o *= factor);
         }
     }
-    let block = Block {
+    let values = Block {
         x: &*b.scores,
         x_stride: TILE,
-        rows: heads,
+        rows: query.heads,
         w: &*b.rows,
         k_stride: width,
         panel_stride: PANEL,
@@ -217,7 +211,24 @@ fn tile(
         acc: b.sums,
         acc_stride: padded,
     };
-    gemm::run(ctx.path(), block);
+    gemm::run(ctx.path(), values);
+}
+
+/// Decodes the rows of a tile, as rows and as columns; gives their number.
+fn gather(
+    shape: &AttentionShape,
+    query: &Query<'_>,
+    positions: impl Iterator<Item = u32>,
+    b: &mut Buffers<'_>,
+) -> usize {
+    let mut count = 0;
+    for (row, position) in b.rows.chunks_exact_mut(shape.codec.width()).zip(positions) {
+        let position = position as usize;
+        shape.codec.decode(query.sequence.cache.page_of(position), position % PAGE_ROWS, row);
+        b.columns.iter_mut().skip(count).step_by(TILE).zip(&*row).for_each(|(to, &v)| *to = v);
+        count += 1;
+    }
+    count
 }
 
 /// Turns scores into weights and updates maximum and sum; gives the factor of what was added up before.

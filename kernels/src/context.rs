@@ -157,11 +157,11 @@ impl Ctx {
     }
 
     /// Runs every job once, in any order, on any thread.
-    pub(crate) fn for_each(&self, work: usize, jobs: usize, f: impl Fn(usize) + Sync + Send) {
-        if self.spreads(work, jobs) {
-            self.install(|| (0..jobs).into_par_iter().for_each(f));
+    pub(crate) fn for_each<T: Send>(&self, work: usize, jobs: &mut [T], f: impl Fn(&mut T) + Sync + Send) {
+        if self.spreads(work, jobs.len()) {
+            self.install(|| jobs.par_iter_mut().for_each(f));
         } else {
-            (0..jobs).for_each(f);
+            jobs.iter_mut().for_each(f);
         }
     }
 

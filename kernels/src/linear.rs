@@ -9,8 +9,6 @@
 //!
 //! Each output is one sum over k in ascending order whatever the number of rows or threads.
 
-use std::ops::Range;
-
 use hadal_types::Dtype;
 
 use crate::context::Ctx;
@@ -23,7 +21,7 @@ mod pack;
 
 pub use pack::{Embedding, Linear, WeightRef, WeightSlice};
 
-use output::Output;
+use output::Columns;
 use pack::Weights;
 
 /// Panels of one job.
@@ -64,56 +62,51 @@ pub fn linear_many(ctx: &Ctx, products: &mut [Product<'_>]) {
     }
 }
 
-/// A product, where it writes, and its share of the jobs.
-struct Plan<'a> {
+/// Some panels of one product, and the columns of its result that they make.
+struct Job<'a> {
     w: &'a Linear,
     x: &'a [f32],
     rows: usize,
-    out: Output<'a>,
-    jobs: Range<usize>,
+    first_panel: usize,
+    out: Columns<'a>,
 }
 
 fn run(ctx: &Ctx, products: &mut [Product<'_>], rounded: Option<&[f32]>) {
-    let (mut jobs, mut work, mut at) = (0, 0, 0);
-    let mut plans = Vec::with_capacity(products.len());
+    let (mut work, mut at) = (0, 0);
+    let mut jobs = Vec::new();
     for p in products.iter_mut() {
         let x = rounded.map_or(p.x, |all| &all[at..at + p.x.len()]);
         at += p.x.len();
-        let rows = p.x.len() / p.w.k().max(1);
-        let panels = p.w.n().div_ceil(PANEL);
-        let end = jobs + panels.div_ceil(JOB_PANELS);
-        plans.push(Plan { w: p.w, x, rows, out: Output::new(p.out, rows, p.w.n()), jobs: jobs..end });
-        jobs = end;
-        work += rows * p.w.n() * p.w.k();
+        let (n, k) = (p.w.n(), p.w.k());
+        let rows = x.len() / k.max(1);
+        let parts = Columns::split(p.out, rows, n, JOB_PANELS * PANEL).enumerate();
+        jobs.extend(parts.map(|(i, out)| Job { w: p.w, x, rows, first_panel: i * JOB_PANELS, out }));
+        work += rows * n * k;
     }
-    ctx.for_each(work, jobs, |job| {
-        let at = plans.partition_point(|p| p.jobs.end <= job);
-        let Some(plan) = plans.get(at) else { return };
-        let first = (job - plan.jobs.start) * JOB_PANELS;
-        match plan.w.weights() {
-            Weights::F32(data) => columns::<f32>(ctx, plan, first, data, &[]),
-            Weights::Bf16(data) => columns::<Bf16>(ctx, plan, first, data, &[]),
-            Weights::Fp8 { data, scales, .. } => columns::<E4m3>(ctx, plan, first, data, scales),
-        }
+    ctx.for_each(work, &mut jobs, |job| match job.w.weights() {
+        Weights::F32(data) => columns::<f32>(ctx, job, data, &[]),
+        Weights::Bf16(data) => columns::<Bf16>(ctx, job, data, &[]),
+        Weights::Fp8 { data, scales, .. } => columns::<E4m3>(ctx, job, data, scales),
     });
 }
 
-/// Computes up to [`JOB_PANELS`] panels of a product from panel `first` on, for all rows.
-fn columns<T: Element>(ctx: &Ctx, plan: &Plan<'_>, first: usize, data: &[T], scales: &[f32]) {
-    let (n, k) = (plan.w.n(), plan.w.k());
-    let panels = (n.div_ceil(PANEL) - first).min(JOB_PANELS);
-    let scale_stride = plan.w.k_blocks() * PANEL;
+/// Computes the panels of a job for all rows.
+fn columns<T: Element>(ctx: &Ctx, job: &mut Job<'_>, data: &[T], scales: &[f32]) {
+    let (k, first) = (job.w.k(), job.first_panel);
+    let width = job.out.len();
+    let panels = width.div_ceil(PANEL);
+    let scale_stride = job.w.k_blocks() * PANEL;
     let mut acc = [0.0f32; JOB_ROWS * JOB_PANELS * PANEL];
     let acc_stride = panels * PANEL;
-    for row in (0..plan.rows).step_by(JOB_ROWS) {
-        let rows = (plan.rows - row).min(JOB_ROWS);
+    for row in (0..job.rows).step_by(JOB_ROWS) {
+        let rows = (job.rows - row).min(JOB_ROWS);
         acc.fill(0.0);
         let mut from = 0;
         while from < k {
-            let (scale_block, to) = plan.w.k_step(from, JOB_K);
+            let (scale_block, to) = job.w.k_step(from, JOB_K);
             let scale = if T::SCALED { &scales[first * scale_stride + scale_block * PANEL..] } else { &[] };
             let block = Block {
-                x: &plan.x[row * k + from..],
+                x: &job.x[row * k + from..],
                 x_stride: k,
                 rows,
                 w: &data[first * k * PANEL + from * PANEL..],
@@ -129,9 +122,8 @@ fn columns<T: Element>(ctx: &Ctx, plan: &Plan<'_>, first: usize, data: &[T], sca
             gemm::run(ctx.path(), block);
             from = to;
         }
-        let width = (n - first * PANEL).min(acc_stride);
         for (r, sums) in acc.chunks_exact(acc_stride).take(rows).enumerate() {
-            plan.out.write(row + r, first * PANEL, &sums[..width]);
+            job.out.write(row + r, &sums[..width]);
         }
     }
 }

@@ -1,36 +1,50 @@
-//! A matrix that several threads write, each to columns of its own.
+//! A matrix that several threads write, each its own columns.
 #![allow(unsafe_code, reason = "columns of one matrix are not one slice, so the borrow checker cannot split it")]
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
-/// The result [rows, columns] of a product while its jobs run. Private to `linear`, where each job writes the columns
-/// of its own panels only.
-pub(super) struct Output<'a> {
+/// Some columns of a matrix [rows, width], exclusively borrowed. They come from [`Columns::split`] alone, which makes
+/// those of one matrix disjoint.
+pub(super) struct Columns<'a> {
     start: *mut f32,
     rows: usize,
-    columns: usize,
+    width: usize,
+    columns: Range<usize>,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it stands for an exclusive borrow of f32s, which may go to another thread; jobs on several threads write
-// disjoint columns, as `write` requires of its caller within this module's parent.
-unsafe impl Send for Output<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Output<'_> {}
+// SAFETY: it stands for an exclusive borrow of the f32s in its columns, and f32 is Send.
+unsafe impl Send for Columns<'_> {}
 
-impl<'a> Output<'a> {
-    pub(super) fn new(out: &'a mut [f32], rows: usize, columns: usize) -> Self {
-        let out = &mut out[..rows * columns];
-        Self { start: out.as_mut_ptr(), rows, columns, borrow: PhantomData }
+impl<'a> Columns<'a> {
+    /// Splits `matrix` [rows, width] into runs of `step` columns; the last may be narrower.
+    pub(super) fn split(
+        matrix: &'a mut [f32],
+        rows: usize,
+        width: usize,
+        step: usize,
+    ) -> impl Iterator<Item = Columns<'a>> {
+        let matrix = &mut matrix[..rows * width];
+        let start = matrix.as_mut_ptr();
+        (0..width).step_by(step.max(1)).map(move |first| {
+            let columns = first..(first + step.max(1)).min(width);
+            Columns { start, rows, width, columns, borrow: PhantomData }
+        })
     }
 
-    /// Writes `values` to `row` from `column` on. No two jobs that run at the same time write the same column.
-    pub(super) fn write(&self, row: usize, column: usize, values: &[f32]) {
-        assert!(row < self.rows && column + values.len() <= self.columns, "a job writes within the result");
-        // SAFETY: the range lies within the borrowed slice by the check above, no other job writes these columns, and
-        // nobody reads the result before the jobs have ended.
+    /// How many columns there are.
+    pub(super) fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Writes one row of these columns.
+    pub(super) fn write(&mut self, row: usize, values: &[f32]) {
+        assert!(row < self.rows && values.len() <= self.columns.len(), "a job writes within its columns");
+        // SAFETY: by the check, the range lies in a row of the slice that `split` borrowed and in the columns of this
+        // value, which no other value of that split has; `&mut self` keeps two threads from this one.
         unsafe {
-            let to = self.start.add(row * self.columns + column);
+            let to = self.start.add(row * self.width + self.columns.start);
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
         }
     }

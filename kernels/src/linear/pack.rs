@@ -57,6 +57,43 @@ pub struct WeightSlice<'a> {
     pub transposed: bool,
 }
 
+impl WeightSlice<'_> {
+    /// Outputs and inputs of the product.
+    fn size(&self) -> (usize, usize) {
+        let (taken, columns) = (self.rows.len(), self.shape[1]);
+        if self.transposed { (columns, taken) } else { (taken, columns) }
+    }
+
+    /// Row and column of the tensor that hold (output, k).
+    fn cell(&self, output: usize, k: usize) -> (usize, usize) {
+        let start = self.rows.start;
+        if self.transposed { (start + k, output) } else { (start + output, k) }
+    }
+
+    fn at(&self, output: usize, k: usize) -> usize {
+        let (row, column) = self.cell(output, k);
+        row * self.shape[1] + column
+    }
+
+    /// Cuts blocks along k where the tensor has them: a slice that starts within one begins with a shorter block.
+    fn pack_fp8(&self, data: &[u8], scales: &[f32], [block_rows, block_columns]: [usize; 2]) -> Weights {
+        let (n, k) = self.size();
+        let (block, start) = if self.transposed { (block_rows, self.rows.start) } else { (block_columns, 0) };
+        let first = block - start % block;
+        let across = self.shape[1].div_ceil(block_columns);
+        let scale = |output: usize, b: usize| {
+            let (row, column) = self.cell(output, if b == 0 { 0 } else { first + (b - 1) * block });
+            scales[row / block_rows * across + column / block_columns]
+        };
+        Weights::Fp8 {
+            data: panels(n, k, E4m3(0), |o, k| E4m3(data[self.at(o, k)])),
+            scales: panels(n, k_blocks(k, first, block), 0.0, scale),
+            first,
+            block,
+        }
+    }
+}
+
 /// Weights of one product, packed; see the head of the parent module.
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -102,44 +139,21 @@ impl Linear {
     /// # Errors
     /// As [`Linear::pack`], or the rows are not all there.
     pub fn pack_slice(slice: &WeightSlice<'_>) -> Result<Linear, PackError> {
-        let [rows, columns] = slice.shape;
+        let rows = slice.shape[0];
         slice.weight.check(slice.shape)?;
-        if slice.rows.end > rows || slice.rows.start > slice.rows.end {
-            let Range { start, end } = slice.rows;
+        let Range { start, end } = slice.rows;
+        if end > rows || start > end {
             return Err(PackError::NoSuchRows { start, end, rows });
         }
-        let taken = slice.rows.len();
-        let (n, k) = if slice.transposed { (columns, taken) } else { (taken, columns) };
-        // Where element (output, k) of the product lies in the tensor.
-        let cell = |output: usize, k: usize| {
-            if slice.transposed { (slice.rows.start + k, output) } else { (slice.rows.start + output, k) }
-        };
-        let at = |output: usize, k: usize| {
-            let (row, column) = cell(output, k);
-            row * columns + column
-        };
+        let (n, k) = slice.size();
         let weights = match slice.weight {
-            WeightRef::F32(d) => Weights::F32(panels(n, k, 0.0, |o, k| d[at(o, k)])),
-            WeightRef::Bf16(d) => Weights::Bf16(panels(n, k, Bf16(0), |o, k| Bf16(d[at(o, k)]))),
-            WeightRef::Fp8 { data, scales, block: [block_rows, block_columns] } => {
-                let (block_rows, block_columns) = (block_rows.max(1), block_columns.max(1));
+            WeightRef::F32(d) => Weights::F32(panels(n, k, 0.0, |o, k| d[slice.at(o, k)])),
+            WeightRef::Bf16(d) => Weights::Bf16(panels(n, k, Bf16(0), |o, k| Bf16(d[slice.at(o, k)]))),
+            WeightRef::Fp8 { data, scales, block } => {
                 if let Some(element) = data.iter().position(|c| c & 0x7f == 0x7f) {
                     return Err(PackError::NanWeight { element });
                 }
-                let (block, start) = if slice.transposed { (block_rows, slice.rows.start) } else { (block_columns, 0) };
-                let first = block - start % block;
-                let across = columns.div_ceil(block_columns);
-                let scale = |output: usize, b: usize| {
-                    let (row, column) = cell(output, if b == 0 { 0 } else { first + (b - 1) * block });
-                    scales[row / block_rows * across + column / block_columns]
-                };
-                let blocks = k_blocks(k, first, block);
-                Weights::Fp8 {
-                    data: panels(n, k, E4m3(0), |o, k| E4m3(data[at(o, k)])),
-                    scales: panels(n, blocks, 0.0, scale),
-                    first,
-                    block,
-                }
+                slice.pack_fp8(data, scales, block.map(|b| b.max(1)))
             }
         };
         Ok(Linear { n, k, weights })
