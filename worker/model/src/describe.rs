@@ -22,7 +22,8 @@ pub struct Parameters {
     pub indexer: u64,
     /// Draft layers (MTP), without copies of embedding and head.
     pub draft: u64,
-    /// What one token uses of the main model, embedding, head and indexers included.
+    /// What one token is multiplied with in the main model without its indexers. Of the embedding it reads one row, so
+    /// that table does not count.
     pub active: u64,
     /// Embedding and head.
     pub vocabulary: u64,
@@ -159,7 +160,7 @@ fn parameters(config: &Config, specs: &[Spec]) -> Parameters {
         indexer,
         draft: specs.iter().filter(|s| s.draft).map(Spec::parameters).sum(),
         // Every expert of a model has the same size.
-        active: total - experts + experts / all * used,
+        active: total - indexer - count(&[Group::Embedding]) - experts + experts / all * used,
         vocabulary: count(&[Group::Embedding, Group::Head]),
         attention: count(&[Group::Attention]),
         mlp: count(&[Group::Mlp, Group::Gate, Group::Shared]),
