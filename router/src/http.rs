@@ -28,7 +28,7 @@ mod tokens;
 
 use std::time::Duration;
 
-use axum::extract::{FromRef, Request};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -60,12 +60,6 @@ impl Options {
 struct App<B> {
     backend: B,
     options: Options,
-}
-
-impl<B: Backend> FromRef<App<B>> for Options {
-    fn from_ref(app: &App<B>) -> Self {
-        app.options
-    }
 }
 
 /// All routes. `status` says what `/ready` and `/metrics` show.

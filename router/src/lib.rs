@@ -5,6 +5,7 @@ mod backoff;
 mod config;
 mod dispatch;
 mod fleet;
+mod http;
 mod metrics;
 mod models;
 mod service;

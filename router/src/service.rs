@@ -34,6 +34,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Checks a submission and starts it: resolves when it is placed and accepted by a worker (its `Started` is then in
     /// the stream), or refused. A failure after that comes through the stream, last. Dropping the future cancels too.
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<OutputStream, Failure>> + Send;
+
+    /// Counts a request that a server refused before it was submitted; its model need not exist.
+    fn refused(&self, _api: Api, _failure: &Failure) {}
 }
 
 /// Whether requests can be answered now.

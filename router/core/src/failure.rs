@@ -22,7 +22,7 @@ pub enum FailureKind {
     MethodNotAllowed,
     /// The body is larger than the server reads.
     BodyTooLarge,
-    /// The body is not JSON.
+    /// The body is declared as something other than plain JSON.
     MediaType,
     /// A request of this id is running.
     Duplicate,

@@ -6,14 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Request};
+use axum::http::Request;
 use axum::response::Response;
 use hadal_router_core::Failure;
 use hadal_router_core::openai::{Answer, ChatRequest, Chunks, Common, CompletionRequest, Endpoint, Head};
 use hadal_types::RequestId;
 
+use super::meta::{self, Arrived};
 use super::streams::Streams;
-use super::{App, body, events, meta, respond, tokens};
+use super::{App, body, events, respond, tokens};
 use crate::service::{Api, Backend, Output, ServedModel, Submission};
 
 /// Choices of all prompts of one request at most.
@@ -25,18 +26,18 @@ pub(super) async fn completions<B: Backend>(
     Extension(id): Extension<RequestId>,
     request: Request<Body>,
 ) -> Response {
-    let headers = request.headers().clone();
     let work = async {
+        let arrived = Arrived::read(request.headers(), id)?;
         let CompletionRequest { common, prompts } =
             CompletionRequest::parse(&body::read(request, app.options).await?)?;
-        let model = app.backend.model(&common.model, meta::deadline(&headers)?).await?;
+        let model = app.backend.model(&common.model, arrived.deadline).await?;
         let mut encoded = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             encoded.push(tokens::prompt(&model, prompt).await?);
         }
-        plan(&headers, id, Endpoint::Completion, common, model, encoded)
+        Planned::new(Endpoint::Completion, arrived, common, model, encoded)
     };
-    finish(&app.backend, work.await).await
+    answer(&app.backend, work.await).await
 }
 
 /// `POST /v1/chat/completions`
@@ -45,13 +46,111 @@ pub(super) async fn chat<B: Backend>(
     Extension(id): Extension<RequestId>,
     request: Request<Body>,
 ) -> Response {
-    let headers = request.headers().clone();
     let work = async {
+        let arrived = Arrived::read(request.headers(), id)?;
         let ChatRequest { common, messages, mut chat } = ChatRequest::parse(&body::read(request, app.options).await?)?;
-        let model = app.backend.model(&common.model, meta::deadline(&headers)?).await?;
+        let model = app.backend.model(&common.model, arrived.deadline).await?;
         chat.unix_time_s = unix_time_s();
         let (_, encoded) = tokens::chat(&model, messages, chat).await?;
-        plan(&headers, id, Endpoint::Chat, common, model, vec![encoded])
+        Planned::new(Endpoint::Chat, arrived, common, model, vec![encoded])
     };
-    finish(&app.backend, work.await).await
+    answer(&app.backend, work.await).await
+}
+
+/// What is to be done for a request that is in order.
+struct Planned {
+    head: Head,
+    stream: bool,
+    include_usage: bool,
+    choices: u32,
+    submissions: Vec<Submission>,
+}
+
+impl Planned {
+    fn new(
+        endpoint: Endpoint,
+        arrived: Arrived,
+        common: Common,
+        model: Arc<ServedModel>,
+        prompts: Vec<Vec<u32>>,
+    ) -> Result<Self, Failure> {
+        let resolved = common.sampling.resolve(model.text.defaults(), model.vocab_size)?;
+        let choices = resolved.n * prompts.len() as u32;
+        if choices > CHOICES_MAX {
+            let message = format!("n times the prompts is {choices}; at most {CHOICES_MAX} are allowed");
+            return Err(Failure::invalid("n", message));
+        }
+        let meta = arrived.meta(&common);
+        let head = Head {
+            endpoint,
+            request_id: meta.request_id.to_string(),
+            created: unix_time_s(),
+            model: model.info.name.clone(),
+            return_token_ids: common.return_token_ids,
+            logprobs: resolved.params.logprobs.is_some(),
+        };
+        let mut submissions = Vec::with_capacity(prompts.len());
+        for (index, prompt) in prompts.into_iter().enumerate() {
+            let mut context = meta.clone();
+            context.request_id = meta::of_prompt(&meta.request_id, index)?;
+            submissions.push(Submission {
+                model: Arc::clone(&model),
+                prompt,
+                params: resolved.params.clone(),
+                max_tokens: resolved.max_tokens,
+                seed: resolved.seed,
+                n: resolved.n,
+                stop: resolved.stop.clone(),
+                context,
+            });
+        }
+        let (stream, include_usage) = (common.stream, common.include_usage);
+        Ok(Self { head, stream, include_usage, choices, submissions })
+    }
+}
+
+/// Submits what is planned. The first event decides the status: until a worker has accepted the request, a failure has
+/// its own.
+async fn answer<B: Backend>(backend: &B, planned: Result<Planned, Failure>) -> Response {
+    let planned = match planned {
+        Ok(planned) => planned,
+        Err(failure) => {
+            backend.refused(Api::Http, &failure);
+            return respond::failure(&failure);
+        }
+    };
+    let mut streams = Streams::submit(backend, planned.submissions);
+    let first = match streams.next().await {
+        Some(Ok(first)) => first,
+        Some(Err(failure)) => return respond::failure(&failure),
+        None => return respond::failure(&Failure::internal("the request has no prompt")),
+    };
+    if planned.stream {
+        let chunks = Chunks::new(planned.head, planned.include_usage);
+        return events::respond(chunks, first, streams, planned.choices);
+    }
+    match collect(Answer::new(planned.head, planned.choices), first, streams).await {
+        Ok(text) => respond::json(text),
+        Err(failure) => respond::failure(&failure),
+    }
+}
+
+/// A whole answer's body.
+async fn collect(mut answer: Answer, first: Output, mut streams: Streams) -> Result<String, Failure> {
+    let mut next = Some(Ok(first));
+    while let Some(output) = next {
+        match output? {
+            Output::Started { .. } => {}
+            Output::Delta(delta) => answer.on_delta(delta),
+            Output::Finished { choice, reason, .. } => answer.on_finished(choice, reason),
+            Output::Usage { usage, .. } => return Ok(answer.body(usage)),
+        }
+        next = streams.next().await;
+    }
+    Err(Failure::internal("the answer broke off before its end"))
+}
+
+/// Seconds since the epoch; 0 before it.
+fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

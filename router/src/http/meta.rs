@@ -23,8 +23,56 @@ pub(super) fn request_id(headers: &HeaderMap) -> Result<RequestId, Failure> {
     RequestId::new(id).map_err(|e| Failure::invalid("x-request-id", e.to_string()))
 }
 
-/// When it is too late for the request.
-pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Failure> {
+/// The id of one of several prompts: the first one's is the request's.
+pub(super) fn of_prompt(id: &RequestId, index: usize) -> Result<RequestId, Failure> {
+    if index == 0 {
+        return Ok(id.clone());
+    }
+    let wrong = |_| Failure::invalid("x-request-id", "x-request-id is too long for a request of several prompts");
+    RequestId::new(format!("{id}.{index}")).map_err(wrong)
+}
+
+/// What the headers say, read when they arrive, so that the time of the body counts.
+pub(super) struct Arrived {
+    /// When it is too late.
+    pub(super) deadline: Option<Instant>,
+    id: RequestId,
+    tenant: String,
+    session: String,
+    traceparent: String,
+}
+
+impl Arrived {
+    /// Reads them.
+    pub(super) fn read(headers: &HeaderMap, id: RequestId) -> Result<Self, Failure> {
+        Ok(Self {
+            deadline: deadline(headers)?,
+            id,
+            tenant: name(headers, "x-tenant")?,
+            session: name(headers, "x-hadal-session")?,
+            // A broken trace context is ignored, as the standard asks for.
+            traceparent: name(headers, "traceparent").unwrap_or_default(),
+        })
+    }
+
+    /// With what the body says.
+    pub(super) fn meta(self, common: &Common) -> RequestMeta {
+        // OpenAI's clients know the field of the body.
+        let session = if self.session.is_empty() { common.session.clone() } else { self.session };
+        RequestMeta {
+            api: Api::Http,
+            request_id: self.id,
+            salt: salt(&self.tenant, &common.cache_salt),
+            tenant: self.tenant,
+            priority: common.priority,
+            session,
+            traceparent: self.traceparent,
+            deadline: self.deadline,
+        }
+    }
+}
+
+fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Failure> {
     let name = "x-hadal-timeout-ms";
     let value = text(headers, name)?;
     if value.is_empty() {
@@ -36,25 +84,6 @@ pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Failure> 
         return Err(Failure::invalid(name, format!("{name} must be milliseconds, 1 to {most}; it is {value:?}")));
     };
     Ok(Some(Instant::now() + timeout))
-}
-
-/// All of it.
-pub(super) fn read(headers: &HeaderMap, id: RequestId, common: &Common) -> Result<RequestMeta, Failure> {
-    let tenant = name(headers, "x-tenant")?;
-    let session = name(headers, "x-hadal-session")?;
-    // OpenAI's field is what its clients set.
-    let session = if session.is_empty() { common.session.clone() } else { session };
-    Ok(RequestMeta {
-        api: Api::Http,
-        request_id: id,
-        salt: salt(&tenant, &common.cache_salt),
-        tenant,
-        priority: common.priority,
-        session,
-        // A broken trace context is ignored, as the standard asks for.
-        traceparent: text(headers, "traceparent").unwrap_or_default().chars().take(NAME_BYTES_MAX).collect(),
-        deadline: deadline(headers)?,
-    })
 }
 
 fn name(headers: &HeaderMap, name: &'static str) -> Result<String, Failure> {

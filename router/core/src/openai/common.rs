@@ -17,6 +17,12 @@ pub enum Prompt {
     Tokens(Vec<u32>),
 }
 
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Prompt::Text(text)
+    }
+}
+
 /// Fields that every request for tokens may have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Common {
