@@ -195,7 +195,10 @@ impl Config {
         let flag = if self.kv_tokens.is_some() { "kv-tokens" } else { "kv-memory" };
         if blocks == 0 {
             let needed = show_bytes(block_bytes);
-            return Err(wrong(flag, format!("one block of {BLOCK_TOKENS} tokens of this model takes {needed}; give more")));
+            return Err(wrong(
+                flag,
+                format!("one block of {BLOCK_TOKENS} tokens of this model takes {needed}; give more"),
+            ));
         }
         let blocks = u32::try_from(blocks)
             .map_err(|_| wrong(flag, format!("{blocks} blocks; at most {} can be numbered", u32::MAX)))?;

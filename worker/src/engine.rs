@@ -64,8 +64,8 @@ pub(crate) trait Backend: Send {
     /// Computes a step; `on_layer` is called when all rows of a layer are in the cache.
     fn forward(&mut self, plan: &Plan, on_layer: &mut dyn FnMut(LayerId, &dyn Pages)) -> Result<(), EngineError>;
 
-    /// The next token of a slice of the step just computed that asked for one.
-    fn sample(&mut self, plan: &Plan, slice: usize, inputs: Option<SampleInputs<'_>>) -> SliceResult;
+    /// What became of a slice of the step just computed: its next token, if it asked for one.
+    fn result(&mut self, plan: &Plan, slice: usize, inputs: Option<SampleInputs<'_>>) -> SliceResult;
 
     /// The pages, between steps.
     fn pages(&self) -> &dyn Pages;

@@ -1,14 +1,29 @@
 //! Starting a worker and ending it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hadal_shell::Shell;
+use hadal_shell::grpc::{self, channel};
+use hadal_shell::net::listen;
 use hadal_shell::tasks::{Tasks, Unfinished};
-use hadal_types::{Incarnation, Ledger, WorkerId};
+use hadal_shell::{Shell, id, metrics};
+use hadal_transfer::{Connector, Expect, Tcp, TcpConfig, Timeouts};
+use hadal_types::{Incarnation, Ledger, Part, WorkerId};
+use hadal_worker_core::Core;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
+use crate::attach::{Attach, Identity};
 use crate::config::{Config, ConfigError};
-use crate::engine::Engine;
+use crate::engine::{Engine, Info};
+use crate::leg::Peers;
+use crate::metrics::{Counters, Direction};
+use crate::service::Service;
+use crate::shared::Shared;
+use crate::step::{Context, Limits, Message, StepLoop, Steps};
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,17 +69,23 @@ pub struct Handle {
     /// Where metrics are served, if they are.
     pub metrics_address: Option<SocketAddr>,
     tasks: Tasks,
+    shared: Arc<Shared>,
 }
 
 impl Handle {
-    /// What the worker holds and has free.
+    /// What the worker holds and has free, as of its last step boundary.
     pub fn ledger(&self) -> Ledger {
-        Ledger::default()
+        self.shared.lock().ledger.clone()
+    }
+
+    /// Ids of the requests that are here, as of the last step boundary.
+    pub fn request_ids(&self) -> Vec<String> {
+        self.shared.lock().request_ids.clone()
     }
 
     /// Whether the coordinator has registered it.
     pub fn registered(&self) -> bool {
-        false
+        self.shared.lock().registered
     }
 
     /// Takes nothing new; running streams finish.
@@ -81,11 +102,209 @@ impl Handle {
     }
 }
 
-/// Starts a worker. It serves at once and registers as soon as the coordinator is there.
+/// The listeners and what others dial to reach them.
+struct Listeners {
+    grpc: TcpListener,
+    transfer: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    grpc_address: String,
+    transfer_address: String,
+}
+
+impl Listeners {
+    fn open(config: &Config, shell: &Shell) -> Result<Self, StartError> {
+        let grpc = listen("--grpc", &config.grpc, &shell.exposure)?;
+        let wanted = Some(&config.transfer).filter(|address| !address.is_empty());
+        let transfer = wanted.map(|address| listen("--transfer", address, &shell.exposure)).transpose()?;
+        let metrics = config.metrics.as_ref().map(|a| listen("--metrics", a, &shell.exposure)).transpose()?;
+        let grpc_address = advertised("grpc-advertise", &config.grpc_advertise, &grpc)?;
+        let transfer_address = match &transfer {
+            Some(listener) => advertised("transfer-advertise", &config.transfer_advertise, listener)?,
+            None => String::new(),
+        };
+        Ok(Self { grpc, transfer, metrics, grpc_address, transfer_address })
+    }
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Os { what: "a listener's address", source })
+}
+
+fn advertised(flag: &'static str, given: &Option<String>, listener: &TcpListener) -> Result<String, StartError> {
+    let bound = address(listener)?;
+    match given {
+        Some(address) => Ok(address.clone()),
+        None if bound.ip().is_unspecified() => {
+            let problem = format!("needed, since {bound} is no address that others can dial");
+            Err(ConfigError { flag, problem }.into())
+        }
+        None => Ok(bound.to_string()),
+    }
+}
+
+/// Starts a worker. It serves at once and registers as soon as the coordinator is there. Must be called within a tokio
+/// runtime.
 ///
 /// # Errors
 /// When the configuration is inconsistent or a listener cannot be opened.
 pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handle, StartError> {
-    let _ = (config, engine, shell);
-    todo!("published for its callers; the step loop follows")
+    config.validate()?;
+    let info = engine.info().clone();
+    let pages = config.pages(&info.geometry)?;
+    let incarnation = id::incarnation()?;
+    let core = Core::new(core_config(&config, &engine, pages, incarnation))?;
+    let counters = Counters::new(&shell.metrics)?;
+    let coordinator = channel(&config.coordinator, shell.exposure.tls.as_ref())?;
+    let listeners = Listeners::open(&config, &shell)?;
+    let name = config.id.clone().unwrap_or_else(|| format!("{}-{:08x}", config.role, incarnation.0 >> 32));
+    let id = WorkerId(name);
+
+    let us = Expect { incarnation, class: info.class, geometry: Arc::clone(&info.geometry) };
+    let connector = connector(&config, &shell, &listeners, (us, &counters));
+    let (steps, inbox) = Steps::new(config.step_queue);
+    let (events, cache_events) = mpsc::channel(config.event_queue);
+    let context = Arc::new(Context {
+        steps: steps.clone(),
+        tasks: shell.tasks.clone(),
+        counters: counters.clone(),
+        connector: Arc::new(connector.clone()) as Arc<dyn Connector>,
+        peers: Peers::new(shell.exposure.tls.clone()),
+        incarnation,
+        info: info.clone(),
+        limits: limits(&config, &info),
+        events,
+    });
+    let shared = Arc::new(Shared::default());
+    shared.lock().ledger = core.ledger();
+    let handle = Handle {
+        id: id.clone(),
+        incarnation,
+        grpc_address: address(&listeners.grpc)?,
+        transfer_address: listeners.transfer.as_ref().map(address).transpose()?,
+        metrics_address: listeners.metrics.as_ref().map(address).transpose()?,
+        tasks: shell.tasks.clone(),
+        shared: Arc::clone(&shared),
+    };
+
+    let named: Vec<(Part, u32)> = Part::ALL.into_iter().map(|part| (part, pages[part.index()])).collect();
+    let backend = engine.backend(&named, config.step_tokens);
+    let drained = run_steps(StepLoop::new(core, backend, inbox, Arc::clone(&context), Arc::clone(&shared)))?;
+    let identity = Identity {
+        id,
+        incarnation,
+        role: config.role,
+        grpc_address: listeners.grpc_address.clone(),
+        transfer_address: listeners.transfer_address.clone(),
+        info,
+    };
+    let tasks = shell.tasks.clone();
+    let attach = Attach {
+        identity,
+        coordinator: config.coordinator.clone(),
+        channel: coordinator,
+        steps: steps.clone(),
+        shared: Arc::clone(&shared),
+        counters,
+        events: cache_events,
+        drain: shell.tasks.drain_token(),
+        on_drain: Box::new(move || tasks.drain()),
+    };
+    shell.tasks.spawn_service("attach", attach.run());
+    serve(&shell, listeners, (context, config.role, connector), (shared, drained));
+    tracing::info!(worker = %handle.id, role = %config.role, grpc = %handle.grpc_address, pages = ?pages, "worker started");
+    Ok(handle)
+}
+
+fn core_config(
+    config: &Config,
+    engine: &Engine,
+    pages: [u32; Part::ALL.len()],
+    incarnation: Incarnation,
+) -> hadal_worker_core::Config {
+    let info = engine.info();
+    hadal_worker_core::Config {
+        incarnation,
+        numerics_class: info.class,
+        geometry: (*info.geometry).clone(),
+        pages,
+        weights_bytes: info.weights_bytes,
+        workspace_bytes: engine.workspace_bytes(config.step_tokens),
+        context_tokens: info.context_tokens,
+        vocab_tokens: info.vocab_tokens,
+        step_tokens_max: config.step_tokens,
+        chunk_tokens_max: config.chunk_tokens,
+        requests_max: config.requests_max,
+        local_tokens_max: config.local_tokens,
+        prefill_lease: config.prefill_lease,
+    }
+}
+
+fn limits(config: &Config, info: &Info) -> Limits {
+    let sizes = info.geometry.stores.iter().map(|s| s.block_bytes());
+    let (smallest, largest) = (sizes.clone().min().unwrap_or(1).max(1), sizes.max().unwrap_or(1));
+    let send_bytes = config.kv_send_buffer.max(largest);
+    Limits {
+        output_tokens_max: config.output_tokens_max,
+        peer_timeout: config.peer_timeout,
+        window_bytes: config.kv_window.max(largest),
+        send_bytes,
+        send_pages: usize::try_from(send_bytes / smallest).unwrap_or(usize::MAX / 2),
+    }
+}
+
+fn connector(config: &Config, shell: &Shell, listeners: &Listeners, (us, counters): (Expect, &Counters)) -> Tcp {
+    let counters = counters.clone();
+    Tcp::new(TcpConfig {
+        address: listeners.transfer_address.clone(),
+        us,
+        timeouts: Timeouts { stall: config.kv_stall, ..Timeouts::default() },
+        tls: shell.exposure.tls.clone(),
+        on_error: Arc::new(move |kind| counters.transfer_ended(Direction::Sent, kind.name())),
+    })
+}
+
+/// Starts the step thread. Gives what is cancelled when it has drained.
+fn run_steps(steps: StepLoop) -> Result<CancellationToken, StartError> {
+    let drained = steps.drained.clone();
+    let tasks = steps.context.tasks.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let body = move || {
+        let _within = runtime.enter();
+        steps.run();
+    };
+    tasks.spawn_thread("steps", body).map_err(|source| StartError::Os { what: "a thread", source })?;
+    Ok(drained)
+}
+
+fn serve(
+    shell: &Shell,
+    listeners: Listeners,
+    (context, role, connector): (Arc<Context>, hadal_types::Role, Tcp),
+    (shared, drained): (Arc<Shared>, CancellationToken),
+) {
+    let drain = shell.tasks.drain_token();
+    let steps = context.steps.clone();
+    let routes = Routes::new(Service::server(context, role));
+    let tls = shell.exposure.tls.clone();
+    let tasks = shell.tasks.clone();
+    // The server goes on until all requests have ended, and refuses new ones in words.
+    shell.tasks.spawn("grpc", async move {
+        if let Err(error) = grpc::serve(listeners.grpc, tls, routes, drained).await {
+            tasks.fail(error.to_string());
+        }
+    });
+    shell.tasks.spawn("drain", async move {
+        drain.cancelled().await;
+        // A step thread that has ended has drained.
+        let _ = steps.send(Message::Drain).await;
+    });
+    if let Some(listener) = listeners.transfer {
+        shell.tasks.spawn_service("KV listener", connector.serve(listener));
+    }
+    if let Some(listener) = listeners.metrics {
+        let ready = move || {
+            if shared.lock().registered { Ok(()) } else { Err("not registered with the coordinator".to_owned()) }
+        };
+        metrics::serve(&shell.tasks, listener, metrics::Status::new(shell.metrics.clone(), ready));
+    }
 }

@@ -29,3 +29,49 @@ impl Pages for Cache {
         Cache::page(self, store, page).map_err(|e| EngineError(e.to_string()))
     }
 }
+
+impl Backend for ModelBackend {
+    fn forward(&mut self, plan: &Plan, on_layer: &mut dyn FnMut(LayerId, &dyn Pages)) -> Result<(), EngineError> {
+        let slices = plan.slices().iter().map(|slice| Slice {
+            tokens: plan.tokens(slice),
+            start: slice.start,
+            pages: Part::ALL.map(|part| plan.pages(slice, part)),
+            logits: if slice.sample { Logits::Last } else { Logits::None },
+        });
+        let step = Step { slices: slices.collect() };
+        let computed = self.model.forward(&step, &mut self.cache, &mut self.workspace, &mut |layer, cache| {
+            on_layer(layer, cache);
+        });
+        computed.map_err(|e| EngineError(e.to_string()))
+    }
+
+    fn result(&mut self, plan: &Plan, slice: usize, inputs: Option<SampleInputs<'_>>) -> SliceResult {
+        if let Some(what) = self.workspace.failure(slice) {
+            tracing::error!(%what, "a step gave numbers that are not finite");
+            return SliceResult::NotFinite;
+        }
+        let sampled = plan.slices().get(slice).is_some_and(|s| s.sample);
+        // Without inputs its request is gone, and nobody will look at the result.
+        let Some(inputs) = inputs.filter(|_| sampled) else { return SliceResult::Computed };
+        let history = History { prompt: inputs.prompt, output: inputs.output };
+        let index = inputs.output.len() as u32;
+        match sample(self.workspace.logits(slice), inputs.params, history, index, &mut self.scratch) {
+            Ok(drawn) => {
+                let logprobs = inputs.params.logprobs.map(|_| TokenLogprobs { logprob: drawn.logprob, top: drawn.top });
+                SliceResult::Token(Sampled { token: drawn.token, logprobs })
+            }
+            Err(what) => {
+                tracing::error!(%what, "no token could be drawn");
+                SliceResult::NotFinite
+            }
+        }
+    }
+
+    fn pages(&self) -> &dyn Pages {
+        &self.cache
+    }
+
+    fn write_page(&mut self, store: StoreId, page: u32, bytes: &[u8]) -> Result<(), EngineError> {
+        self.cache.write_page(store, page, bytes).map_err(|e| EngineError(e.to_string()))
+    }
+}
