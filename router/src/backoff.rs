@@ -36,7 +36,10 @@ mod tests {
     fn waits_double_to_the_bound_and_start_again() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(100), ms(350));
-        assert_eq!([backoff.next(), backoff.next(), backoff.next(), backoff.next()], [ms(100), ms(200), ms(350), ms(350)]);
+        assert_eq!(
+            [backoff.next(), backoff.next(), backoff.next(), backoff.next()],
+            [ms(100), ms(200), ms(350), ms(350)]
+        );
         backoff.reset();
         assert_eq!(backoff.next(), ms(100));
     }

@@ -24,7 +24,6 @@ mod info;
 mod meta;
 mod respond;
 mod streams;
-mod tokens;
 
 use std::time::Duration;
 

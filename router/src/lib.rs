@@ -9,6 +9,7 @@ mod http;
 mod metrics;
 mod models;
 mod service;
+mod tokens;
 mod workers;
 
 pub use config::{Config, ConfigError};

@@ -17,8 +17,8 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::config::{Aliases, Limits};
 use crate::fleet::{FileRef, Fleet, ModelView, View};
-use crate::models::fetch::{FetchError, Fetcher};
 use crate::metrics::Metrics;
+use crate::models::fetch::{FetchError, Fetcher};
 use crate::service::{ModelInfo, ServedModel};
 use crate::workers::Workers;
 
@@ -110,13 +110,19 @@ impl Models {
         Some(match problems {
             _ if view.models.is_empty() => "no worker is registered yet".into(),
             Some(problem) => problem,
-            None if view.models.values().all(|model| model.tokens_max == 0) => "no decode worker is registered yet".into(),
+            None if view.models.values().all(|model| model.tokens_max == 0) => {
+                "no decode worker is registered yet".into()
+            }
             None => "the tokenizer is being fetched from a worker".into(),
         })
     }
 
     /// The model that a client names. Waits for it, within bounds, where it may yet come.
-    pub(crate) async fn get(&self, name: &str, deadline: Option<std::time::Instant>) -> Result<Arc<ServedModel>, Failure> {
+    pub(crate) async fn get(
+        &self,
+        name: &str,
+        deadline: Option<std::time::Instant>,
+    ) -> Result<Arc<ServedModel>, Failure> {
         if let Some(found) = self.find(name)? {
             return Ok(found);
         }
@@ -213,9 +219,7 @@ impl Librarian {
             if whole {
                 backoff.reset();
             }
-            let again = async {
-                if whole { std::future::pending().await } else { sleep(pause).await }
-            };
+            let again = async { if whole { std::future::pending().await } else { sleep(pause).await } };
             let goes_on = tokio::select! {
                 changed = self.fleet.changed() => changed,
                 () = again => true,

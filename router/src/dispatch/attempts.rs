@@ -76,7 +76,9 @@ impl Trouble {
     /// What the connection to a worker says.
     pub(crate) fn from_status(status: &tonic::Status) -> Self {
         let kind = match status.code() {
-            Code::InvalidArgument | Code::OutOfRange => return Self::fatal(Failure::new(FailureKind::Invalid, explain(status))),
+            Code::InvalidArgument | Code::OutOfRange => {
+                return Self::fatal(Failure::new(FailureKind::Invalid, explain(status)));
+            }
             Code::ResourceExhausted => FailureKind::Overloaded,
             _ => FailureKind::Unavailable,
         };

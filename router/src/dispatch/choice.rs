@@ -70,8 +70,7 @@ impl<'a> Run<'a> {
     pub(crate) async fn run(mut self) -> Result<Done, Failure> {
         loop {
             let output = self.choice.tokens();
-            let placement =
-                place::place(self.dispatch, self.request, self.index, &self.attempts, output).await?;
+            let placement = place::place(self.dispatch, self.request, self.index, &self.attempts, output).await?;
             let Err(trouble) = self.attempt(&placement).await else { return Ok(self.done()) };
             let (reason, error) = (trouble.reason(), trouble.failure.to_string());
             let pause = self.attempts.after(&placement, trouble)?;

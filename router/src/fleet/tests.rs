@@ -14,7 +14,13 @@ fn worker(id: &str, fingerprint: u8, role: &str, pages: u64) -> w::FleetWorker {
         grpc_address: "127.0.0.1:1".into(),
         context_tokens: 100 + u32::from(fingerprint),
         ledger: Some(w::Ledger {
-            parts: vec![w::PartLedger { part: 1, page_bytes: 1, pages_total: pages, pages_free: pages, pages_cached: 0 }],
+            parts: vec![w::PartLedger {
+                part: 1,
+                page_bytes: 1,
+                pages_total: pages,
+                pages_free: pages,
+                pages_cached: 0,
+            }],
             ..Default::default()
         }),
         ..Default::default()

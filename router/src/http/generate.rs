@@ -14,8 +14,9 @@ use hadal_types::RequestId;
 
 use super::meta::{self, Arrived};
 use super::streams::Streams;
-use super::{App, body, events, respond, tokens};
+use super::{App, body, events, respond};
 use crate::service::{Api, Backend, Output, ServedModel, Submission};
+use crate::tokens;
 
 /// Choices of all prompts of one request at most.
 const CHOICES_MAX: u32 = 128;
@@ -28,8 +29,7 @@ pub(super) async fn completions<B: Backend>(
 ) -> Response {
     let work = async {
         let arrived = Arrived::read(request.headers(), id)?;
-        let CompletionRequest { common, prompts } =
-            CompletionRequest::parse(&body::read(request, app.options).await?)?;
+        let CompletionRequest { common, prompts } = CompletionRequest::parse(&body::read(request, app.options).await?)?;
         let model = app.backend.model(&common.model, arrived.deadline).await?;
         let mut encoded = Vec::with_capacity(prompts.len());
         for prompt in prompts {

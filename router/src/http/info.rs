@@ -11,8 +11,9 @@ use hadal_types::RequestId;
 use serde_json::{Value, json};
 
 use super::meta::Arrived;
-use super::{App, body, respond, tokens};
+use super::{App, body, respond};
 use crate::service::{Backend, ModelInfo};
+use crate::tokens;
 
 /// `GET /v1/models`
 pub(super) async fn models<B: Backend>(State(app): State<App<B>>) -> Response {

@@ -11,7 +11,7 @@ use crate::service::ServedModel;
 const LONG_BYTES: usize = 8 << 10;
 
 /// Tokens of a prompt.
-pub(super) async fn prompt(model: &Arc<ServedModel>, prompt: Prompt) -> Result<Vec<u32>, Failure> {
+pub(crate) async fn prompt(model: &Arc<ServedModel>, prompt: Prompt) -> Result<Vec<u32>, Failure> {
     match prompt {
         Prompt::Tokens(tokens) => Ok(tokens),
         Prompt::Text(text) => {
@@ -22,12 +22,12 @@ pub(super) async fn prompt(model: &Arc<ServedModel>, prompt: Prompt) -> Result<V
 }
 
 /// Tokens of a text as it is.
-pub(super) async fn plain(model: &Arc<ServedModel>, text: String) -> Result<Vec<u32>, Failure> {
+pub(crate) async fn plain(model: &Arc<ServedModel>, text: String) -> Result<Vec<u32>, Failure> {
     aside(model, text.len(), move |model| model.text.encode_plain(&text)).await
 }
 
 /// A conversation's text and its tokens.
-pub(super) async fn chat(
+pub(crate) async fn chat(
     model: &Arc<ServedModel>,
     messages: Vec<ChatMessage>,
     options: ChatOptions,
