@@ -16,7 +16,7 @@ use std::time::Instant;
 use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_router_core::{Failure, FailureKind, SamplingOptions};
 use hadal_shell::tasks::Tasks;
-use hadal_types::RequestId;
+use hadal_types::{RequestId, SamplingParams};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::transport::Channel;
 
@@ -79,6 +79,19 @@ impl InFlight {
 impl Dispatch {
     /// Checks and starts a submission. Resolves when a worker has accepted it.
     pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<OutputStream, Failure> {
+        let (api, model) = (submission.context.api, submission.model.fleet_name.clone());
+        let (request, flight) =
+            self.prepare(submission).inspect_err(|failure| self.metrics.refused_by(api, &model, failure))?;
+        let (outputs, receiver) = mpsc::channel(self.limits.output_buffer);
+        let dispatch = Arc::clone(self);
+        self.tasks.spawn("request", async move {
+            request::run(&dispatch, request, outputs).await;
+            drop(flight);
+        });
+        OutputStream::new(receiver).begun().await
+    }
+
+    fn prepare(&self, submission: Submission) -> Result<(Request, Flight), Failure> {
         let arrived = Instant::now();
         let view = self.fleet.view();
         let model = view.models.get(&submission.model.fleet_name).ok_or_else(|| gone(&submission))?;
@@ -89,14 +102,8 @@ impl Dispatch {
             Some(seed) => seed,
             None => hadal_shell::id::seed().map_err(|error| Failure::internal(error.to_string()))?,
         };
-        let (outputs, receiver) = mpsc::channel(self.limits.output_buffer);
-        let request = Request::new(submission, model, arrived, self.limits.request, (seed, max_tokens));
-        let dispatch = Arc::clone(self);
-        self.tasks.spawn("request", async move {
-            request::run(&dispatch, request, outputs).await;
-            drop(flight);
-        });
-        OutputStream::new(receiver).begun().await
+        let params = SamplingParams { seed, max_tokens, ..submission.params.clone() };
+        Ok((Request::new(submission, params, model, arrived, self.limits.request), flight))
     }
 }
 

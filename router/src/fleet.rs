@@ -12,11 +12,11 @@ use hadal_proto::{cluster as w, id16};
 use hadal_types::{Fingerprint, Ledger, NumericsClass, Role};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
 
 /// A file of a model, by its hash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +82,7 @@ pub(crate) struct Watcher {
     channel: Channel,
     view: watch::Sender<Arc<View>>,
     link: watch::Sender<Link>,
+    metrics: Metrics,
 }
 
 /// A watch that says nothing at first is opened again after this; a live coordinator sends the view at once.
@@ -91,10 +92,10 @@ const REMIND: Duration = Duration::from_secs(30);
 
 impl Fleet {
     /// The handle, and what has to be run to keep it true.
-    pub(crate) fn new(address: String, channel: Channel) -> (Self, Watcher) {
+    pub(crate) fn new(address: String, channel: Channel, metrics: Metrics) -> (Self, Watcher) {
         let (view, view_receiver) = watch::channel(Arc::default());
         let (link, link_receiver) = watch::channel(Link::Down("no answer yet".into()));
-        let watcher = Watcher { address, channel, view, link };
+        let watcher = Watcher { address, channel, view, link, metrics };
         (Self { view: view_receiver, link: link_receiver }, watcher)
     }
 
@@ -120,15 +121,8 @@ impl Fleet {
 }
 
 impl Watcher {
-    /// Watches until `stop`.
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.watch_for_ever() => {}
-        }
-    }
-
-    async fn watch_for_ever(&self) {
+    /// Watches for ever.
+    pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut said: Option<Instant> = None;
         loop {
@@ -138,6 +132,7 @@ impl Watcher {
                 said = Some(Instant::now());
             }
             self.link.send_replace(Link::Down(reason));
+            self.metrics.coordinator(false);
             sleep(backoff.next()).await;
         }
     }
@@ -160,6 +155,7 @@ impl Watcher {
             backoff.reset();
             if self.link.send_replace(Link::Up) != Link::Up {
                 info!(coordinator = %self.address, term = view.term, "coordinator found");
+                self.metrics.coordinator(true);
                 *said = None;
             }
             self.view.send_replace(Arc::new(View::read(&view)));

@@ -5,10 +5,12 @@ mod backoff;
 mod config;
 mod dispatch;
 mod fleet;
+mod grpc;
 mod http;
 mod metrics;
 mod models;
 mod service;
+mod start;
 mod tokens;
 mod workers;
 
@@ -16,3 +18,4 @@ pub use config::{Config, ConfigError};
 pub use service::{
     Api, Backend, ModelInfo, Output, OutputStream, Readiness, RequestMeta, ServedModel, Submission, Timings, salt,
 };
+pub use start::{Handle, Service, StartError, start};

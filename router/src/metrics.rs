@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hadal_router_core::Failure;
+use hadal_router_core::{Failure, FailureKind};
 use hadal_shell::metrics::{MetricError, Metrics as Registry, catalogue};
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
 
@@ -75,14 +75,26 @@ impl Metrics {
 
     /// A request ended. `model` is the fleet's name of it, not whatever the client sent, so that labels stay bounded.
     pub(crate) fn ended(&self, api: Api, model: &str, failure: Option<&Failure>, took: Duration) {
-        let outcome = failure.map_or("ok", |failure| failure.kind.code());
-        self.requests.with_label_values(&[api.name(), model, outcome]).inc();
+        self.outcome(api, model, failure);
         self.request_time.with_label_values(&[model]).observe(took.as_secs_f64());
     }
 
-    /// A client was told of an error.
-    pub(crate) fn error(&self, api: Api, failure: &Failure) {
-        self.errors.with_label_values(&[api.name(), failure.kind.code()]).inc();
+    /// A request was refused before its model was found.
+    pub(crate) fn refused(&self, api: Api, failure: &Failure) {
+        self.outcome(api, "", Some(failure));
+    }
+
+    /// A request was refused after its model was found.
+    pub(crate) fn refused_by(&self, api: Api, model: &str, failure: &Failure) {
+        self.outcome(api, model, Some(failure));
+    }
+
+    fn outcome(&self, api: Api, model: &str, failure: Option<&Failure>) {
+        let outcome = failure.map_or("ok", |failure| failure.kind.code());
+        self.requests.with_label_values(&[api.name(), model, outcome]).inc();
+        if let Some(failure) = failure.filter(|failure| failure.kind != FailureKind::Cancelled) {
+            self.errors.with_label_values(&[api.name(), failure.kind.code()]).inc();
+        }
     }
 
     /// A placement was answered.

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hadal_router_core::{Failure, FailureKind, ModelText};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -201,15 +200,8 @@ fn info(name: String, model: &ModelView, created: u64) -> ModelInfo {
 }
 
 impl Librarian {
-    /// Follows the fleet until `stop`.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.follow() => {}
-        }
-    }
-
-    async fn follow(&mut self) {
+    /// Follows the fleet for as long as it is watched.
+    pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
             self.fleet.seen();

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use hadal_router_core::{Failure, FinishReason, ModelText, TextDelta, Usage};
+use hadal_router_core::{Failure, FailureKind, FinishReason, ModelText, TextDelta, Usage};
 use hadal_types::{Fingerprint, RequestId, SamplingParams};
 use tokio::sync::mpsc;
 
@@ -210,7 +210,7 @@ impl OutputStream {
 
     /// Waits for the first event and puts it back, so that a refusal is known before the answer begins.
     pub(crate) async fn begun(mut self) -> Result<Self, Failure> {
-        let lost = || Failure::internal("the request ended without an answer");
+        let lost = || Failure::new(FailureKind::Unavailable, "this router stopped; send the request to another one");
         self.first = Some(self.outputs.recv().await.ok_or_else(lost)??);
         Ok(self)
     }

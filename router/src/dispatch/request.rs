@@ -37,12 +37,11 @@ const LAST_WORD: Duration = Duration::from_secs(30);
 impl Request {
     pub(crate) fn new(
         submission: Submission,
+        params: SamplingParams,
         model: &ModelView,
         arrived: Instant,
         patience: Duration,
-        (seed, max_tokens): (u64, u32),
     ) -> Self {
-        let params = SamplingParams { seed, max_tokens, ..submission.params.clone() };
         let salt = &submission.context.salt;
         let chain = |&class: &NumericsClass| (class, ChainRoot::new(class, salt).chain(&submission.prompt));
         let chains = model.classes.iter().map(chain).collect();
