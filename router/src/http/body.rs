@@ -21,7 +21,9 @@ pub(super) async fn read(request: Request<Body>, options: Options) -> Result<Vec
         let message = format!("the body did not arrive within {} s", options.body_timeout.as_secs());
         Failure::new(FailureKind::Deadline, message)
     };
-    tokio::time::timeout(options.body_timeout, collect(request.into_body(), options.body_bytes_max)).await.map_err(late)?
+    tokio::time::timeout(options.body_timeout, collect(request.into_body(), options.body_bytes_max))
+        .await
+        .map_err(late)?
 }
 
 async fn collect(body: Body, max: usize) -> Result<Vec<u8>, Failure> {
