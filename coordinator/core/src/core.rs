@@ -302,13 +302,20 @@ impl Core {
     }
 
     fn cancel(&mut self, place: PlaceId) {
-        if self.queue.remove(place).is_some() {
+        if self.unqueue(place).is_some() {
             self.counters.cancelled += 1;
             self.changed(false);
         } else if let Some(placed) = self.placed.remove(&place) {
             self.counters.cancelled += 1;
             self.release(place, &placed);
         }
+    }
+
+    /// Takes a request out of the queue; those behind it may have waited for the workers that it waited for.
+    fn unqueue(&mut self, place: PlaceId) -> Option<Waiting> {
+        let waiting = self.queue.remove(place)?;
+        self.pump.insert(waiting.request.model.clone());
+        Some(waiting)
     }
 
     /// Frees what a placement had taken; whether no heartbeat had named it.
@@ -341,7 +348,7 @@ impl Core {
             let Some(placed) = self.placed.remove(&place) else { continue };
             self.counters.leases_expired += u64::from(self.release(place, &placed));
         }
-        while let Some(waiting) = self.queue.overdue(self.now).and_then(|place| self.queue.remove(place)) {
+        while let Some(waiting) = self.queue.overdue(self.now).and_then(|place| self.unqueue(place)) {
             let waited = self.now.saturating_sub(waiting.arrived).as_millis();
             let message = format!("the deadline passed after {waited} ms in the queue");
             let refusal = Refusal { kind: RefusalKind::Deadline, message, retry_after: None };
@@ -368,7 +375,7 @@ impl Core {
         let Some(since) = now.checked_sub(self.config.no_worker_wait) else { return };
         let fleet = &self.fleet;
         for place in self.queue.unserved(now, since, |model, class| fleet.serves(model, class)) {
-            let Some(waiting) = self.queue.remove(place) else { continue };
+            let Some(waiting) = self.unqueue(place) else { continue };
             let refusal = self.no_worker(&waiting.request);
             self.answer(place, Answer::Refused(refusal));
         }

@@ -175,6 +175,15 @@ fn a_cancelled_request_is_never_answered() {
 }
 
 #[test]
+fn whoever_waited_behind_a_cancelled_request_is_tried_at_once() {
+    let mut rig = busy(Config::default());
+    let (long, _) = rig.ask(request("long", 50 * 64));
+    let (short, _) = rig.ask(request("s", 10));
+    rig.beat(ConnectionId(1), ledger(100, 10, 0), &["x"]);
+    assert_eq!(answered(&rig.on(Event::PlaceCancelled { place: long })), [short.0]);
+}
+
+#[test]
 fn what_waits_is_refused_once_the_only_worker_that_could_hold_it_is_gone() {
     let mut rig = busy(Config::default());
     rig.join(WorkerInfo { ledger: ledger(10, 10, 0), ..info("small", Role::Mixed) });
