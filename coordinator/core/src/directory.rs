@@ -44,6 +44,14 @@ impl Hasher for ChainHasher {
     fn write_usize(&mut self, _: usize) {}
 }
 
+/// What happened to a block on a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) change: CacheChange,
+    pub(crate) parts: PartSet,
+    pub(crate) tier: Tier,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     epoch: u32,
@@ -112,8 +120,8 @@ impl Directory {
     }
 
     /// Takes a change of a block on a worker in.
-    pub(crate) fn apply(&mut self, slot: Slot, hash: ChainHash, change: CacheChange, parts: PartSet, tier: Tier) {
-        let bits = (parts.bits() as u16) << (tier as usize * PART_BITS);
+    pub(crate) fn apply(&mut self, slot: Slot, hash: ChainHash, change: Change) {
+        let bits = (change.parts.bits() as u16) << (change.tier as usize * PART_BITS);
         let index = usize::from(slot);
         if self.slots.len() <= index {
             self.slots.resize(index + 1, SlotState::default());
@@ -129,7 +137,7 @@ impl Directory {
         self.stale -= before - holders.len();
         let at = holders.iter().position(|h| h.slot == slot);
         let held = at.map_or(0, |at| holders[at].held);
-        let now = if change == CacheChange::Stored { held | bits } else { held & !bits };
+        let now = if change.change == CacheChange::Stored { held | bits } else { held & !bits };
         match at {
             Some(at) if now == 0 => _ = holders.swap_remove(at),
             Some(at) => holders[at].held = now,

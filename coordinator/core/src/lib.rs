@@ -12,6 +12,8 @@ mod fleet;
 mod pending;
 mod placing;
 pub mod policy;
+#[cfg(test)]
+mod properties;
 mod queue;
 mod sync;
 

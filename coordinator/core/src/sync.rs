@@ -12,10 +12,10 @@
 
 use std::time::Duration;
 
-use hadal_types::CacheEvent;
+use hadal_types::{CacheChange, CacheEvent};
 
 use crate::counters::{Counters, Discarded};
-use crate::directory::{Directory, Slot};
+use crate::directory::{Change, Directory, Slot};
 use crate::event::SnapshotChunk;
 
 /// How far the directory follows a worker.
@@ -47,7 +47,8 @@ pub(crate) struct Context<'a> {
 
 impl Context<'_> {
     fn apply(&mut self, event: &CacheEvent) {
-        self.directory.apply(self.slot, event.hash, event.change, event.parts, event.tier);
+        let change = Change { change: event.change, parts: event.parts, tier: event.tier };
+        self.directory.apply(self.slot, event.hash, change);
     }
 }
 
@@ -95,8 +96,8 @@ impl Sync {
         }
         *since = context.now;
         for block in &chunk.blocks {
-            let stored = hadal_types::CacheChange::Stored;
-            context.directory.apply(context.slot, block.hash, stored, block.parts, block.tier);
+            let stored = Change { change: CacheChange::Stored, parts: block.parts, tier: block.tier };
+            context.directory.apply(context.slot, block.hash, stored);
         }
         if !chunk.last {
             return false;

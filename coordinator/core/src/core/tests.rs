@@ -122,7 +122,7 @@ impl Rig {
     fn join(&mut self, info: WorkerInfo) -> ConnectionId {
         let (connection, commands) = self.register(info);
         assert!(commands.contains(&Command::Accept { connection }), "{commands:?}");
-        self.snapshot(connection, 0, &[], true, true);
+        self.snapshot(connection, 0, &[], (true, true));
         connection
     }
 
@@ -131,8 +131,7 @@ impl Rig {
         connection: ConnectionId,
         sequence: u64,
         blocks: &[ChainHash],
-        first: bool,
-        last: bool,
+        (first, last): (bool, bool),
     ) -> Vec<Command> {
         let parts = geometry().parts();
         let blocks = blocks.iter().map(|hash| SnapshotBlock { hash: *hash, parts, tier: Tier::Device }).collect();

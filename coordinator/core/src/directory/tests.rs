@@ -1,9 +1,7 @@
 use super::*;
 
-const ALL: PartSet = PartSet::EMPTY;
-
 fn all() -> PartSet {
-    ALL.with(Part::Index).with(Part::Latent)
+    PartSet::EMPTY.with(Part::Index).with(Part::Latent)
 }
 
 fn hash(n: u64) -> ChainHash {
@@ -16,8 +14,16 @@ fn chain(length: u64) -> Vec<ChainHash> {
     (0..length).map(hash).collect()
 }
 
+fn stored(parts: PartSet, tier: Tier) -> Change {
+    Change { change: CacheChange::Stored, parts, tier }
+}
+
+fn dropped(parts: PartSet, tier: Tier) -> Change {
+    Change { change: CacheChange::Dropped, parts, tier }
+}
+
 fn store(directory: &mut Directory, slot: Slot, hash: ChainHash, parts: PartSet) {
-    directory.apply(slot, hash, CacheChange::Stored, parts, Tier::Device);
+    directory.apply(slot, hash, stored(parts, Tier::Device));
 }
 
 #[test]
@@ -46,7 +52,7 @@ fn the_longest_match_is_found_for_every_worker() {
 fn a_block_without_its_latents_is_no_match_but_is_still_held() {
     let mut directory = Directory::default();
     store(&mut directory, 0, hash(0), all());
-    directory.apply(0, hash(0), CacheChange::Dropped, PartSet::EMPTY.with(Part::Latent), Tier::Device);
+    directory.apply(0, hash(0), dropped(PartSet::EMPTY.with(Part::Latent), Tier::Device));
     assert_eq!(directory.matches(&chain(1), all()), []);
     assert_eq!(directory.matches(&chain(1), PartSet::EMPTY.with(Part::Index)), [(0, 1)]);
     assert_eq!(directory.blocks(), 1);
@@ -56,10 +62,10 @@ fn a_block_without_its_latents_is_no_match_but_is_still_held() {
 fn tiers_are_kept_apart() {
     let mut directory = Directory::default();
     store(&mut directory, 0, hash(0), all());
-    directory.apply(0, hash(0), CacheChange::Stored, all(), Tier::Host);
-    directory.apply(0, hash(0), CacheChange::Dropped, all(), Tier::Device);
+    directory.apply(0, hash(0), stored(all(), Tier::Host));
+    directory.apply(0, hash(0), dropped(all(), Tier::Device));
     assert_eq!(directory.held(0, hash(0)), all());
-    directory.apply(0, hash(0), CacheChange::Dropped, all(), Tier::Host);
+    directory.apply(0, hash(0), dropped(all(), Tier::Host));
     assert_eq!(directory.blocks(), 0);
     assert!(directory.table.is_empty());
 }

@@ -190,11 +190,14 @@ impl Search<'_> {
     }
 }
 
+/// Leading blocks that workers have cached, by slot.
+type Depths = Vec<(Slot, u32)>;
+
 /// What the directory knows of a request, looked up once for each class.
 struct Matches<'a> {
     directory: &'a Directory,
     request: &'a PlaceRequest,
-    found: Vec<(NumericsClass, PartSet, Vec<(Slot, u32)>)>,
+    found: Vec<(NumericsClass, PartSet, Depths)>,
 }
 
 impl Matches<'_> {

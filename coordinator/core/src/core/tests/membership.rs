@@ -150,7 +150,7 @@ fn a_gap_makes_the_holder_forgotten_until_its_snapshot_has_come() {
     assert!(commands.contains(&Command::SnapshotWanted { connection }));
     assert_eq!((rig.core.blocks(), rig.core.counters().gaps), (0, 1));
     assert!(rig.stored(connection, 5, &blocks[..1]).is_empty(), "it is asked once");
-    rig.snapshot(connection, 5, &blocks, true, true);
+    rig.snapshot(connection, 5, &blocks, (true, true));
     assert_eq!(rig.core.blocks(), 4);
     rig.stored(connection, 6, &chain(2, 1));
     assert_eq!(rig.core.blocks(), 5);
@@ -161,10 +161,10 @@ fn events_between_the_pieces_of_a_snapshot_are_taken_in_after_it() {
     let mut rig = Rig::new(Config::default());
     let (connection, _) = rig.register(info("d", Role::Decode));
     let blocks = chain(1, 3);
-    rig.snapshot(connection, 7, &blocks[..1], true, false);
+    rig.snapshot(connection, 7, &blocks[..1], (true, false));
     let events = vec![change(1, 8, blocks[2], CacheChange::Dropped)];
     rig.on(Event::CacheEvents { connection, events });
-    rig.snapshot(connection, 7, &blocks[1..], false, true);
+    rig.snapshot(connection, 7, &blocks[1..], (false, true));
     let held: Vec<usize> = blocks.iter().map(|block| rig.core.holders(*block).count()).collect();
     assert_eq!(held, [1, 1, 0]);
 }
@@ -173,8 +173,8 @@ fn events_between_the_pieces_of_a_snapshot_are_taken_in_after_it() {
 fn a_snapshot_of_two_states_is_asked_for_again() {
     let mut rig = Rig::new(Config::default());
     let (connection, _) = rig.register(info("d", Role::Decode));
-    rig.snapshot(connection, 7, &chain(1, 1), true, false);
-    let commands = rig.snapshot(connection, 8, &chain(1, 2), false, true);
+    rig.snapshot(connection, 7, &chain(1, 1), (true, false));
+    let commands = rig.snapshot(connection, 8, &chain(1, 2), (false, true));
     assert_eq!(commands, [Command::SnapshotWanted { connection }]);
     assert_eq!(rig.core.blocks(), 0);
 }
@@ -191,7 +191,7 @@ fn an_overdue_snapshot_is_asked_for_again() {
 fn too_many_events_during_a_snapshot_start_it_over() {
     let mut rig = Rig::new(Config { snapshot_events_max: 2, ..Config::default() });
     let (connection, _) = rig.register(info("d", Role::Decode));
-    rig.snapshot(connection, 0, &[], true, false);
+    rig.snapshot(connection, 0, &[], (true, false));
     assert_eq!(rig.stored(connection, 1, &chain(1, 3)), [Command::SnapshotWanted { connection }]);
 }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hadal_coordinator_core::{ConnectionId, PlaceId, PlaceRequest, SnapshotChunk};
+use crate::{ConnectionId, PlaceId, PlaceRequest, SnapshotChunk};
 use hadal_types::{CacheChange, CacheEvent, ChainHash, Ledger, PartSet, RequestId, Role, blocks_for};
 
 /// Where following a worker's cache stands.
 #[derive(Default)]
-pub(crate) enum Follow {
+pub(super) enum Follow {
     #[default]
     Wanted,
     Reading(u64, Vec<CacheEvent>),
@@ -16,27 +16,27 @@ pub(crate) enum Follow {
 }
 
 /// What a placement takes of a worker.
-pub(crate) struct Taken {
-    pub(crate) place: PlaceId,
-    pub(crate) request: RequestId,
-    pub(crate) blocks: u64,
-    pub(crate) until: Duration,
+pub(super) struct Taken {
+    pub(super) place: PlaceId,
+    pub(super) request: RequestId,
+    pub(super) blocks: u64,
+    pub(super) until: Duration,
 }
 
 /// A registered worker.
-pub(crate) struct Worker {
-    pub(crate) name: usize,
-    pub(crate) incarnation: u64,
-    pub(crate) role: Role,
-    pub(crate) ledger: Ledger,
-    pub(crate) draining: bool,
-    pub(crate) taken: Vec<Taken>,
-    pub(crate) cache: BTreeMap<ChainHash, PartSet>,
-    pub(crate) follow: Follow,
+pub(super) struct Worker {
+    pub(super) name: usize,
+    pub(super) incarnation: u64,
+    pub(super) role: Role,
+    pub(super) ledger: Ledger,
+    pub(super) draining: bool,
+    pub(super) taken: Vec<Taken>,
+    pub(super) cache: BTreeMap<ChainHash, PartSet>,
+    pub(super) follow: Follow,
 }
 
 impl Worker {
-    pub(crate) fn new(name: usize, incarnation: u64, role: Role, ledger: Ledger) -> Self {
+    pub(super) fn new(name: usize, incarnation: u64, role: Role, ledger: Ledger) -> Self {
         let (draining, taken, cache, follow) = (false, Vec::new(), BTreeMap::new(), Follow::Wanted);
         Self { name, incarnation, role, ledger, draining, taken, cache, follow }
     }
@@ -55,7 +55,7 @@ impl Worker {
     }
 
     /// Takes an event in; false when it shows a gap.
-    pub(crate) fn event(&mut self, event: &CacheEvent) {
+    pub(super) fn event(&mut self, event: &CacheEvent) {
         match &mut self.follow {
             _ if event.incarnation.0 != self.incarnation => {}
             Follow::Wanted => {}
@@ -72,7 +72,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn chunk(&mut self, chunk: &SnapshotChunk) {
+    pub(super) fn chunk(&mut self, chunk: &SnapshotChunk) {
         if chunk.incarnation.0 != self.incarnation {
             return;
         }
@@ -105,13 +105,13 @@ impl Worker {
     }
 
     /// What a request of so many blocks would take of this worker.
-    pub(crate) fn cost(&self, request: &PlaceRequest, blocks: u64) -> u64 {
+    pub(super) fn cost(&self, request: &PlaceRequest, blocks: u64) -> u64 {
         let matched = self.matched(&request.chains[0].1);
         let worst = |p: &hadal_types::PartLedger| blocks.saturating_sub(matched.saturating_sub(p.pages_cached));
         self.ledger.parts.iter().map(worst).max().unwrap()
     }
 
-    pub(crate) fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> u64 {
         let available = self.ledger.parts.iter().map(|p| p.pages_free + p.pages_cached).min().unwrap();
         available.saturating_sub(self.taken.iter().map(|t| t.blocks).sum())
     }
@@ -119,29 +119,29 @@ impl Worker {
 
 /// The fleet and the requests that wait.
 #[derive(Default)]
-pub(crate) struct Model {
-    pub(crate) workers: BTreeMap<ConnectionId, Worker>,
-    pub(crate) waiting: BTreeMap<PlaceId, (PlaceRequest, Duration)>,
+pub(super) struct Model {
+    pub(super) workers: BTreeMap<ConnectionId, Worker>,
+    pub(super) waiting: BTreeMap<PlaceId, (PlaceRequest, Duration)>,
 }
 
 /// Blocks that the worker that owns a request needs at first; the growth window is the core's default.
-pub(crate) fn blocks_owned(request: &PlaceRequest) -> u64 {
+pub(super) fn blocks_owned(request: &PlaceRequest) -> u64 {
     blocks_for(u64::from(request.prompt_tokens) + u64::from(request.max_tokens.min(256)))
 }
 
 impl Model {
-    pub(crate) fn by_name(&self, name: usize) -> Option<ConnectionId> {
+    pub(super) fn by_name(&self, name: usize) -> Option<ConnectionId> {
         self.workers.iter().find(|(_, w)| w.name == name).map(|(connection, _)| *connection)
     }
 
     /// Ends leases that are over.
-    pub(crate) fn expire(&mut self, now: Duration) {
+    pub(super) fn expire(&mut self, now: Duration) {
         for worker in self.workers.values_mut() {
             worker.taken.retain(|t| t.until > now);
         }
     }
 
-    pub(crate) fn release(&mut self, gone: impl Fn(usize, &Taken) -> bool) {
+    pub(super) fn release(&mut self, gone: impl Fn(usize, &Taken) -> bool) {
         for worker in self.workers.values_mut() {
             let name = worker.name;
             worker.taken.retain(|t| !gone(name, t));
@@ -149,7 +149,7 @@ impl Model {
     }
 
     /// The longest sequence that some worker could own.
-    pub(crate) fn tokens_max(&self) -> Option<u64> {
+    pub(super) fn tokens_max(&self) -> Option<u64> {
         self.workers.values().filter(|w| w.role.decodes()).map(|w| w.ledger.tokens_max()).max()
     }
 }

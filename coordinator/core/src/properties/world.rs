@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hadal_coordinator_core::{
+use crate::{
     Answer, Command, Config, ConnectionId, Core, Event, Heartbeat, Leg, PlaceId, PlaceRequest, Placement, RefusalKind,
     SnapshotBlock, SnapshotChunk, WorkerInfo, policy,
 };
@@ -19,7 +19,7 @@ use super::model::{Model, Taken, Worker, blocks_owned};
 
 /// One thing that happens. A `fate` is what the network does to a message: 0 to 2 delivers it, 3 doubles, 4 loses it.
 #[derive(Clone, Debug)]
-pub(crate) enum Op {
+pub(super) enum Op {
     Register {
         worker: usize,
         reborn: bool,
@@ -83,7 +83,7 @@ struct Real {
     held: BTreeMap<u8, (u32, bool)>,
 }
 
-pub(crate) struct World {
+pub(super) struct World {
     core: Core,
     model: Model,
     now: Duration,
@@ -92,7 +92,7 @@ pub(crate) struct World {
     places: u64,
     answered: BTreeSet<PlaceId>,
     cancelled: BTreeSet<PlaceId>,
-    pub(crate) commands: Vec<Command>,
+    pub(super) commands: Vec<Command>,
 }
 
 fn block(family: u8, n: u32) -> ChainHash {
@@ -131,7 +131,7 @@ fn ledger(free: u64, cached: u64) -> Ledger {
 }
 
 impl World {
-    pub(crate) fn new(policy: usize) -> Self {
+    pub(super) fn new(policy: usize) -> Self {
         let policy = policy::by_name(policy::names()[policy], &policy::Settings::default()).unwrap();
         Self {
             core: Core::new(Config { queue_max: 8, ..Config::default() }, policy),
@@ -146,7 +146,7 @@ impl World {
         }
     }
 
-    pub(crate) fn apply(&mut self, op: &Op) {
+    pub(super) fn apply(&mut self, op: &Op) {
         self.now += Duration::from_millis(1);
         match *op {
             Op::Register { worker, reborn } => self.register(worker, reborn),
@@ -192,7 +192,7 @@ impl World {
     }
 
     /// Every request that still waits is answered by a drain.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.send(Event::Drain);
         assert!(self.model.waiting.is_empty(), "{} requests were never answered", self.model.waiting.len());
         assert_eq!(self.core.queued(), 0);
@@ -250,7 +250,7 @@ impl World {
         // Latents that are gone come back before a child is stored.
         let n = if held.1 { held.0 - 1 } else { held.0 };
         *held = (n + 1, false);
-        self.change(worker, block(family, n), CacheChange::Stored, all(), fate);
+        self.change(worker, block(family, n), (CacheChange::Stored, all()), fate);
     }
 
     fn evict(&mut self, worker: usize, family: u8, fate: u8) {
@@ -259,10 +259,10 @@ impl World {
         let latents = PartSet::EMPTY.with(Part::Latent);
         let parts = if held.1 { all().without(latents) } else { latents };
         *held = if held.1 { (n, false) } else { (n + 1, true) };
-        self.change(worker, block(family, n), CacheChange::Dropped, parts, fate);
+        self.change(worker, block(family, n), (CacheChange::Dropped, parts), fate);
     }
 
-    fn change(&mut self, worker: usize, hash: ChainHash, change: CacheChange, parts: PartSet, fate: u8) {
+    fn change(&mut self, worker: usize, hash: ChainHash, (change, parts): (CacheChange, PartSet), fate: u8) {
         let real = &mut self.reals[worker];
         real.sequence += 1;
         let (incarnation, sequence, tier) = (Incarnation(real.incarnation), real.sequence, Tier::Device);
@@ -301,6 +301,11 @@ impl World {
                 believed.chunk(&chunk);
             }
             self.send(Event::CacheSnapshot { connection, chunk });
+            if !last {
+                // The cache goes on changing between the pieces.
+                self.evict(worker, 0, 0);
+                self.store(worker, 1, 0);
+            }
         }
     }
 

@@ -1,15 +1,13 @@
 //! Laws that hold for any stream of events: messages lost, doubled, out of order, of old incarnations or of workers that
 //! nobody knows. The core is compared with a model that is too simple to be wrong and too slow to be used.
 
-mod properties {
-    pub(crate) mod model;
-    pub(crate) mod world;
-}
+mod model;
+mod world;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use properties::world::{Op, World};
+use world::{Op, World};
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let worker = 0..5usize;
