@@ -1,0 +1,157 @@
+//! A gRPC client of a router, as tests use it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail};
+use hadal_proto::v1::generate_response::Event;
+use hadal_proto::v1::hadal_client::HadalClient;
+use hadal_proto::v1::{
+    FinishReason, GenerateRequest, GenerateResponse, RequestOptions, SamplingOptions, TokenIds, Usage, generate_request,
+};
+use tokio::time::timeout;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::PATIENCE;
+
+/// A connection to a router.
+#[derive(Clone)]
+pub struct Client {
+    hadal: HadalClient<Channel>,
+    health: HealthClient<Channel>,
+}
+
+/// One choice of an answer, put together from its deltas.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// The log-probability of each, as bits, where they were asked for.
+    pub logprobs: Vec<u32>,
+    /// Its text.
+    pub text: String,
+    /// Why it ended.
+    pub reason: Option<FinishReason>,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// The choices by number.
+    pub choices: BTreeMap<u32, Choice>,
+    /// Counts of the whole.
+    pub usage: Option<Usage>,
+}
+
+/// A request for the tokens after a prompt.
+pub fn request(model: &str, prompt: &[u32], sampling: SamplingOptions) -> GenerateRequest {
+    GenerateRequest {
+        model: model.to_owned(),
+        prompt: Some(generate_request::Prompt::TokenIds(TokenIds { ids: prompt.to_vec() })),
+        sampling: Some(sampling),
+        options: Some(RequestOptions::default()),
+    }
+}
+
+/// The most likely tokens, so many.
+pub fn greedy(max_tokens: u32) -> SamplingOptions {
+    SamplingOptions {
+        max_tokens: Some(max_tokens),
+        temperature: Some(0.0),
+        ignore_eos: Some(true),
+        logprobs: Some(0),
+        ..SamplingOptions::default()
+    }
+}
+
+impl Answer {
+    /// Takes in the next event; deltas must come in order.
+    ///
+    /// # Errors
+    /// When a token is doubled or missing.
+    pub fn take(&mut self, response: GenerateResponse) -> Result<()> {
+        match response.event.context("an empty event")? {
+            Event::Started(_) => {}
+            Event::Delta(delta) => {
+                let choice = self.choices.entry(delta.choice).or_default();
+                if delta.first_token as usize != choice.tokens.len() {
+                    bail!("token {} comes after {} tokens", delta.first_token, choice.tokens.len());
+                }
+                choice.tokens.extend(&delta.token_ids);
+                let own = delta.logprobs.iter().filter_map(|l| l.token.as_ref());
+                choice.logprobs.extend(own.map(|l| l.logprob.to_bits()));
+                choice.text.push_str(&delta.text);
+            }
+            Event::Finished(finished) => {
+                self.choices.entry(finished.choice).or_default().reason = Some(finished.reason());
+            }
+            Event::Usage(usage) => self.usage = Some(usage),
+        }
+        Ok(())
+    }
+
+    /// The tokens of the first choice.
+    pub fn tokens(&self) -> &[u32] {
+        self.choices.get(&0).map_or(&[], |c| &c.tokens)
+    }
+}
+
+impl Client {
+    /// Connects to a router's gRPC address.
+    ///
+    /// # Errors
+    /// When nothing listens there.
+    pub async fn connect(address: SocketAddr) -> Result<Self> {
+        let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
+        Ok(Self { hadal: HadalClient::new(channel.clone()), health: HealthClient::new(channel) })
+    }
+
+    /// Waits until the router says that it serves.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn until_serving(&mut self) -> Result<()> {
+        let request = HealthCheckRequest { service: String::new() };
+        let mut states = self.health.watch(request).await?.into_inner();
+        let follow = async {
+            while let Some(state) = states.message().await? {
+                if state.status() == ServingStatus::Serving {
+                    return anyhow::Ok(());
+                }
+            }
+            bail!("the router ended its health stream")
+        };
+        timeout(PATIENCE, follow).await.context("the router does not serve in time")?
+    }
+
+    /// Starts a request; dropping the stream cancels it.
+    ///
+    /// # Errors
+    /// The router's status.
+    pub async fn stream(&mut self, request: GenerateRequest) -> Result<Streaming<GenerateResponse>, tonic::Status> {
+        self.hadal.generate(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// A request's whole answer.
+    ///
+    /// # Errors
+    /// The router's status, or deltas out of order.
+    pub async fn generate(&mut self, request: GenerateRequest) -> Result<Answer> {
+        let whole = async {
+            let mut stream = self.stream(request).await?;
+            let mut answer = Answer::default();
+            while let Some(response) = stream.message().await? {
+                answer.take(response)?;
+            }
+            if answer.usage.is_none() || answer.choices.values().any(|c| c.reason.is_none()) {
+                bail!("the stream ended early: {answer:?}");
+            }
+            anyhow::Ok(answer)
+        };
+        timeout(PATIENCE, whole).await.context("an answer takes too long")?
+    }
+}

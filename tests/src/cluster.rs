@@ -1,0 +1,159 @@
+//! A cluster of separate processes on loopback.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use hadal_proto::cluster::coordinator_client::CoordinatorClient;
+use hadal_proto::cluster::{FleetView, FleetWorker, WatchRequest};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::PATIENCE;
+use crate::client::Client;
+use crate::process::Process;
+
+/// What to start.
+#[derive(Clone)]
+pub struct Plan {
+    /// Prefill workers.
+    pub prefill: usize,
+    /// Decode workers.
+    pub decode: usize,
+    /// Flags of every worker (`--model`, `--kv`, `--engine sim`, ...).
+    pub worker: Vec<String>,
+    /// Flags of the coordinator.
+    pub coordinator: Vec<String>,
+    /// Flags of the router.
+    pub router: Vec<String>,
+    /// Flags of every part (TLS).
+    pub all: Vec<String>,
+}
+
+/// The words of a command line.
+pub fn flags(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+impl Plan {
+    /// Two prefill and two decode workers that compute `model` exactly.
+    pub fn exact(model: &Path) -> Self {
+        let mut plan = Self::of(2, 2, "--dtype f32 --kv f32 --threads 1");
+        plan.worker.extend(["--model".to_owned(), model.display().to_string()]);
+        plan
+    }
+
+    /// So many workers with these flags.
+    pub fn of(prefill: usize, decode: usize, worker: &str) -> Self {
+        Self { prefill, decode, worker: flags(worker), coordinator: vec![], router: vec![], all: vec![] }
+    }
+}
+
+/// A running cluster. Dropping it kills its processes.
+pub struct Cluster {
+    /// The coordinator.
+    pub coordinator: Process,
+    /// The workers, prefill first.
+    pub workers: Vec<Process>,
+    /// The router.
+    pub router: Process,
+    plan: Plan,
+    logs: TempDir,
+}
+
+impl Cluster {
+    /// Starts all parts and waits until the router takes requests and all workers are registered.
+    ///
+    /// # Errors
+    /// With the log of the part that failed.
+    pub async fn start(plan: Plan) -> Result<Self> {
+        let logs = TempDir::new()?;
+        let mut args = flags("coordinator --grpc 127.0.0.1:0 --heartbeat 50ms");
+        args.extend(plan.coordinator.iter().chain(&plan.all).cloned());
+        let coordinator = Process::start(logs.path(), "coordinator", &args).await?;
+        let mut args = flags("router --http 127.0.0.1:0 --grpc 127.0.0.1:0 --coordinator");
+        args.push(coordinator.address("grpc")?.to_string());
+        args.extend(plan.router.iter().chain(&plan.all).cloned());
+        let router = Process::start(logs.path(), "router", &args).await?;
+        let mut cluster = Self { coordinator, workers: Vec::new(), router, plan, logs };
+        let of = |role: &str, count: usize| (0..count).map(|i| format!("{role}-{i}")).collect::<Vec<_>>();
+        for id in of("prefill", cluster.plan.prefill).into_iter().chain(of("decode", cluster.plan.decode)) {
+            let worker = cluster.worker(&id).await?;
+            cluster.workers.push(worker);
+        }
+        if cluster.plan.all.is_empty() {
+            let count = cluster.workers.len();
+            cluster.fleet_until("all workers are registered", |v| v.workers.len() == count).await?;
+        }
+        cluster.client().await?.until_serving().await?;
+        Ok(cluster)
+    }
+
+    /// Starts one worker more, or one that was lost again; its role is in its name.
+    ///
+    /// # Errors
+    /// With its log.
+    pub async fn worker(&self, id: &str) -> Result<Process> {
+        let role = id.split('-').next().unwrap_or(id);
+        let mut args = flags("worker --metrics 127.0.0.1:0 --coordinator");
+        args.push(self.coordinator.address("grpc")?.to_string());
+        args.extend(["--role", role, "--id", id].map(str::to_owned));
+        args.extend(self.plan.worker.iter().chain(&self.plan.all).cloned());
+        Process::start(self.logs.path(), id, &args).await
+    }
+
+    /// A client of its router.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(self.router.address("grpc")?).await
+    }
+
+    /// Follows the coordinator's view of the fleet until `done`.
+    ///
+    /// # Errors
+    /// With the last view when it takes too long.
+    pub async fn fleet_until(&self, what: &str, done: impl Fn(&FleetView) -> bool) -> Result<FleetView> {
+        fleet_until(&self.coordinator.address("grpc")?.to_string(), what, done).await
+    }
+
+    /// Waits until no worker has a request and every page is free or cached.
+    ///
+    /// # Errors
+    /// With the last ledgers when pages stay taken.
+    pub async fn pages_back(&self) -> Result<FleetView> {
+        self.fleet_until("every page is back", |view| !view.workers.is_empty() && view.workers.iter().all(idle)).await
+    }
+
+    /// Where the processes write their logs.
+    pub fn logs(&self) -> PathBuf {
+        self.logs.path().to_owned()
+    }
+}
+
+/// Whether a worker has no request and every page of it is free or cached.
+pub fn idle(worker: &FleetWorker) -> bool {
+    let parts = worker.ledger.as_ref().map(|l| l.parts.as_slice()).unwrap_or_default();
+    worker.requests == 0 && parts.iter().all(|p| p.pages_free + p.pages_cached == p.pages_total)
+}
+
+/// Follows a coordinator's view of the fleet until `done`.
+///
+/// # Errors
+/// With the last view when it takes too long.
+pub async fn fleet_until(coordinator: &str, what: &str, done: impl Fn(&FleetView) -> bool) -> Result<FleetView> {
+    let mut client = CoordinatorClient::connect(format!("http://{coordinator}")).await?;
+    let mut views = client.watch(WatchRequest {}).await?.into_inner();
+    let mut last = None;
+    let follow = async {
+        while let Some(view) = views.message().await? {
+            if done(&view) {
+                return anyhow::Ok(view);
+            }
+            last = Some(view);
+        }
+        anyhow::bail!("the coordinator ended its view")
+    };
+    let followed = timeout(PATIENCE, follow).await;
+    followed.with_context(|| format!("waited in vain until {what}; the fleet: {last:#?}"))?
+}

@@ -1,0 +1,157 @@
+//! One process of Hadal, started by a test and ended with it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::{PATIENCE, tail};
+
+/// A running part. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    /// What it said of itself when it was ready.
+    pub ready: Value,
+    log: PathBuf,
+}
+
+/// The binary under test: `HADAL_BIN`, or the one beside the running test's build.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("HADAL_BIN") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).context("a test runs from target/PROFILE/deps")?;
+    let binary = folder.join("hadal");
+    if !binary.exists() {
+        bail!("{} is missing: run `cargo xtask test`, or build it with `cargo build -p hadal`", binary.display());
+    }
+    Ok(binary)
+}
+
+/// Runs one of the clients in `tests/clients` to its end.
+///
+/// # Errors
+/// With what it printed when it fails.
+pub async fn python(script: &str, args: &[&str]) -> Result<String> {
+    let python = std::env::var_os("HADAL_TEST_PYTHON");
+    let python = python.context("HADAL_TEST_PYTHON is not set: run `cargo xtask test`, which makes the environment")?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
+    let mut command = Command::new(python);
+    command.arg(&script).args(args).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.context("a Python client takes too long")??;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{}: {}\n{printed}\n{}", script.display(), output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(printed)
+}
+
+/// What a command that ends by itself gave back.
+pub struct Ended {
+    /// The exit code, if it was no signal.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained.
+    pub stderr: String,
+}
+
+/// Runs `hadal ARGS` to its end.
+///
+/// # Errors
+/// When it does not start or does not end in time.
+pub async fn run<S: AsRef<str>>(args: &[S]) -> Result<Ended> {
+    let mut command = Command::new(binary()?);
+    command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.context("hadal does not end")??;
+    Ok(Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+impl Process {
+    /// Starts `hadal ARGS --json` with its log in `logs/NAME.log`, and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// With the end of its log when it ends or takes too long.
+    pub async fn start(logs: &Path, name: &str, args: &[String]) -> Result<Self> {
+        let log = logs.join(format!("{name}.log"));
+        let mut child = Command::new(binary()?)
+            .args(args)
+            .arg("--json")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
+        let mut line = String::new();
+        let read = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        read.with_context(|| format!("{name} is not ready in time:\n{}", tail(&log)))??;
+        if line.is_empty() {
+            let status = child.wait().await?;
+            bail!("hadal {} ended with {status}:\n{}", args.join(" "), tail(&log));
+        }
+        let ready = serde_json::from_str(&line).with_context(|| format!("{name} said {line:?}"))?;
+        Ok(Self { child, ready, log })
+    }
+
+    /// An address that it told.
+    ///
+    /// # Errors
+    /// When it did not tell this one.
+    pub fn address(&self, name: &str) -> Result<SocketAddr> {
+        let text = self.ready[name].as_str().with_context(|| format!("no {name} address in {}", self.ready))?;
+        Ok(text.parse()?)
+    }
+
+    /// Sends it a signal by name (`TERM`, `KILL`, `STOP`, `CONT`, `INT`).
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.child.id().context("it has ended")?.to_string();
+        let status = Command::new("kill").args([format!("-{name}"), pid]).status().await?;
+        if !status.success() {
+            bail!("kill -{name}: {status}");
+        }
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// With the end of its log when it does not end in time.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let waited = timeout(PATIENCE, self.child.wait()).await;
+        Ok(waited.with_context(|| format!("it does not end:\n{}", tail(&self.log)))??)
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Resident memory, in bytes.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let pid = self.child.id().context("it has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kilobytes: u64 = line.split_whitespace().nth(1).context("no value")?.parse()?;
+        Ok(kilobytes * 1024)
+    }
+}
