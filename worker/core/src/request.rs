@@ -140,7 +140,7 @@ impl Request {
     pub(crate) fn push_token(&mut self, token: u32) {
         self.tokens.push(token);
         let block = BLOCK_TOKENS as usize;
-        if self.tokens.len() % block == 0 {
+        if self.tokens.len().is_multiple_of(block) {
             let last = &self.tokens[self.tokens.len() - block..];
             self.chain.push(self.root.block(self.chain.last().copied(), last));
         }

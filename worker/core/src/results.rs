@@ -75,14 +75,13 @@ impl Core {
     }
 
     fn token_sampled(&mut self, now: Duration, key: RequestKey, sampled: &Sampled, out: &mut Vec<Command>) {
-        let context_tokens = self.config.context_tokens as usize;
         let Some(request) = self.requests.get_mut(&key) else { return };
         request.push_token(sampled.token);
         let (tokens, arrived) = (request.tokens.len(), request.arrived);
         let Some(generation) = request.generation_mut() else { return };
         let first_at = *generation.first_token_at.get_or_insert(now);
         let index = tokens - generation.prompt_tokens - 1;
-        let finished = finish(generation, index, sampled.token, tokens >= context_tokens);
+        let finished = finish(generation, index, sampled.token);
         out.push(Command::Delta {
             request: key,
             index: index as u32,
@@ -100,11 +99,11 @@ impl Core {
     }
 }
 
-/// Whether this token, the output's number `index`, ends it.
-fn finish(generation: &Generation, index: usize, token: u32, context_full: bool) -> Option<FinishReason> {
+/// Whether this token, the output's number `index`, ends it. (Admission sees to it that the context does not end first.)
+fn finish(generation: &Generation, index: usize, token: u32) -> Option<FinishReason> {
     let sampling = &generation.sampling;
     if index >= sampling.min_tokens as usize && sampling.stop_token_ids.contains(&token) {
         return Some(FinishReason::Stop { token });
     }
-    (index + 1 >= sampling.max_tokens as usize || context_full).then_some(FinishReason::Length)
+    (index + 1 >= sampling.max_tokens as usize).then_some(FinishReason::Length)
 }

@@ -25,3 +25,18 @@ impl StepModel {
         us.max(1.0) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_a_step_takes_its_time() {
+        let model = StepModel { step_us: 100.0, prefill_token_us: 2.0, decode_token_us: 10.0, context_token_us: 0.5 };
+        let load = StepLoad { prefill_tokens: 3, decode_tokens: 2, context_tokens: 8 };
+        assert_eq!(model.micros(load), 100 + 6 + 20 + 4);
+        let nothing =
+            StepModel { step_us: 0.0, prefill_token_us: 0.0, decode_token_us: 0.0, context_token_us: f64::NAN };
+        assert_eq!(nothing.micros(load), 1);
+    }
+}

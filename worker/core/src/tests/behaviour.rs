@@ -86,8 +86,7 @@ fn a_continuation_goes_on_counting_and_gives_the_same_tokens() {
     let (key, _) = rig.generate(Generate { tokens, ..whole });
     rig.run();
     assert_eq!(rig.watched[&key].output, output);
-    let inputs_end = rig.finished(key);
-    assert_eq!(inputs_end, Some(FinishReason::Length));
+    assert_eq!(rig.finished(key), Some(FinishReason::Length));
 }
 
 #[test]
@@ -212,6 +211,8 @@ fn the_youngest_is_preempted_and_recomputed_with_the_same_tokens() {
         }
     };
     assert!(rig.core.requests[&young].is_waiting());
+    let tokens_young = rig.core.requests[&young].tokens.len() as u64;
+    assert_eq!(rig.core.prefill_tokens_queued(), tokens_young, "all of it is to be computed again");
     assert_eq!(rig.failure(late), Some(FailureKind::Busy), "nothing new while one waits for memory");
     rig.run();
     assert_eq!(rig.finished(old), Some(FinishReason::Length));
@@ -290,6 +291,24 @@ fn time_of_the_phases_is_told() {
         });
     }
     assert_eq!(finished, Some((10_000, 20_000)));
+}
+
+#[test]
+fn sampling_sees_prompt_and_output_apart_and_the_plan_tells_its_size() {
+    let mut rig = Rig::new(config(8));
+    let whole = generate("a", tokens(1, 70), 9);
+    let output = reference(rig.core.config(), &whole);
+    let (key, _) = rig.generate(Generate { tokens: [&whole.tokens[..], &output[..2]].concat(), ..whole.clone() });
+    rig.begin_step();
+    let load = rig.plan.load();
+    assert_eq!((load.prefill_tokens, load.decode_tokens, load.context_tokens), (72, 0, 72 * 73 / 2));
+    let inputs = rig.core.sample_inputs(key).unwrap();
+    assert_eq!((inputs.prompt, inputs.output), (&whole.tokens[..], &output[..2]));
+    rig.end_step(Fault::None, &mut |_, _| ());
+    rig.begin_step();
+    let load = rig.plan.load();
+    assert_eq!((load.prefill_tokens, load.decode_tokens, load.context_tokens), (0, 1, 73));
+    assert!(rig.core.sample_inputs(RequestKey(99)).is_none());
 }
 
 #[test]

@@ -93,7 +93,7 @@ impl Pair {
                 let lease = self.links.iter().find(|(_, l)| (l.owner, l.request, l.leg) == (worker, request, leg));
                 let lease = *lease.unwrap().0;
                 self.network.push_back((lease, Packet::Stop));
-            } else if let Some((lease, packet)) = self.from_job(worker, &command, &mut pages) {
+            } else if let Some((lease, packet)) = self.job_packet(worker, &command, &mut pages) {
                 self.network.push_back((lease, packet));
             }
         }
@@ -118,7 +118,7 @@ impl Pair {
     }
 
     /// What a prefill job of this worker tells the owner.
-    fn from_job(&self, worker: usize, command: &Command, pages: &mut VecDeque<Page>) -> Option<(LeaseId, Packet)> {
+    fn job_packet(&self, worker: usize, command: &Command, pages: &mut VecDeque<Page>) -> Option<(LeaseId, Packet)> {
         let job = request_of(command)?;
         let (&lease, _) = self.links.iter().find(|(_, l)| l.owner != worker && l.job == Some(job))?;
         let packet = match command {
@@ -157,18 +157,18 @@ impl Pair {
                 self.on(owner, Event::PrefillEnded { request, leg });
                 self.network.push_back((lease, Packet::Acknowledged));
             }
-            Packet::Credit { bytes } => self.to_job(peer, job, |request| Event::SendCredit { request, bytes }),
-            Packet::Acknowledged => self.to_job(peer, job, |request| Event::SendAcknowledged { request }),
-            Packet::Stop => self.to_job(peer, job, Event::Cancel),
+            Packet::Credit { bytes } => self.tell_job(peer, job, |request| Event::SendCredit { request, bytes }),
+            Packet::Acknowledged => self.tell_job(peer, job, |request| Event::SendAcknowledged { request }),
+            Packet::Stop => self.tell_job(peer, job, Event::Cancel),
             Packet::Broken => {
-                self.to_job(peer, job, |request| Event::SendFailed { request, message: "broken".into() });
+                self.tell_job(peer, job, |request| Event::SendFailed { request, message: "broken".into() });
                 self.on(owner, Event::PrefillFailed { request, leg, retryable: true });
             }
         }
         true
     }
 
-    fn to_job(&mut self, peer: usize, job: Option<RequestKey>, event: impl Fn(RequestKey) -> Event) {
+    fn tell_job(&mut self, peer: usize, job: Option<RequestKey>, event: impl Fn(RequestKey) -> Event) {
         if let Some(job) = job {
             self.on(peer, event(job));
         }

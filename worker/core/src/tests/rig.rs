@@ -123,7 +123,7 @@ impl Rig {
         }
         let starved = self.core.requests.values().any(|r| r.is_decodable() && !r.in_step);
         assert!(!starved, "every decode is in every step");
-        for (_, slice) in self.plan.slices().iter().enumerate() {
+        for slice in self.plan.slices() {
             assert!(!self.plan.tokens(slice).is_empty());
         }
     }

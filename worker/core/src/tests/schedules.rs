@@ -42,6 +42,10 @@ enum Op {
         worker: usize,
         fault: Fault,
     },
+    /// Whole steps of both workers, with packets in between.
+    Steps {
+        count: usize,
+    },
     Deliver {
         packets: usize,
     },
@@ -69,6 +73,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (worker.clone(), 0..8usize).prop_map(|(worker, nth)| Op::Cancel { worker, nth }),
         12 => worker.clone().prop_map(|worker| Op::Begin { worker }),
         12 => (worker, fault).prop_map(|(worker, fault)| Op::End { worker, fault }),
+        2 => (1..60usize).prop_map(|count| Op::Steps { count }),
         8 => (1..12usize).prop_map(|packets| Op::Deliver { packets }),
         1 => (0..8usize).prop_map(|nth| Op::Break { nth }),
         1 => Just(Op::LosePage),
@@ -124,7 +129,7 @@ impl Schedule {
     fn request(&self, prefix: u32, length: usize, max_tokens: u32) -> Generate {
         let g = generate(&format!("r{}", self.arrivals), tokens(prefix, length), max_tokens);
         let sampling = SamplingParams { seed: u64::from(self.arrivals % 3), ..g.sampling };
-        let stop_token_ids = (0..20).map(|t| t * 50).collect();
+        let stop_token_ids = (0..5).map(|t| t * 200).collect();
         Generate { sampling: SamplingParams { stop_token_ids, ..sampling }, ..g }
     }
 
@@ -160,6 +165,7 @@ impl Schedule {
                 self.excuses.faults |= fault != Fault::None;
                 self.pair.end_step(worker, fault);
             }
+            Op::Steps { count } => self.steps(count),
             Op::Deliver { packets } => (0..packets).for_each(|_| _ = self.pair.deliver()),
             Op::Break { nth } => self.pair.break_link(nth),
             Op::LosePage => self.pair.lose_page(),
@@ -169,6 +175,16 @@ impl Schedule {
                     self.pair.on(worker, Event::Tick);
                 }
             }
+        }
+    }
+
+    fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            for worker in [0, 1] {
+                self.pair.end_step(worker, Fault::None);
+                self.pair.begin_step(worker);
+            }
+            self.pair.deliver();
         }
     }
 
