@@ -1,0 +1,121 @@
+//! Prefill on one worker and decode on another give what one worker gives alone.
+
+use hadal_proto::cluster as w;
+use hadal_types::Role;
+
+use crate::setup::{Router, config, is_idle, prompt, reference, sim, until, worker};
+
+#[tokio::test]
+async fn a_pair_answers_like_one_worker() {
+    let engine = sim();
+    let alone = worker(config(Role::Mixed, "alone"), &engine).await;
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let (one, two) = (Router::new(&alone, &engine), Router::new(&decode, &engine));
+    // One block, block boundaries and their neighbours, several chunks.
+    for (number, tokens) in [(1, 1), (2, 2), (3, 64), (4, 65), (5, 66), (6, 128), (7, 129), (8, 130), (9, 700)] {
+        let asked = one.request(&format!("r{number}"), &prompt(number, tokens), 70);
+        let expected = one.ask(asked.clone()).await;
+        let answer = two.ask(w::GenerateRequest { prefill: Some(reference(&prefill)), ..asked }).await;
+        assert_eq!((answer.tokens.len(), &answer.error), (70, &None));
+        assert_eq!((&answer.tokens, &answer.logprobs), (&expected.tokens, &expected.logprobs), "prompt of {tokens}");
+        let remote = answer.started.unwrap().prefill_worker;
+        assert_eq!(remote, if tokens > 64 { "p" } else { "" });
+    }
+    until("pages come back", || is_idle(&alone) && is_idle(&prefill) && is_idle(&decode)).await;
+}
+
+#[tokio::test]
+async fn requests_at_once_answer_like_requests_alone() {
+    let engine = sim();
+    let alone = worker(config(Role::Mixed, "alone"), &engine).await;
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let (one, two) = (Router::new(&alone, &engine), Router::new(&decode, &engine));
+    let mut asked = Vec::new();
+    let mut expected = Vec::new();
+    for number in 0..12 {
+        let request = one.request(&format!("r{number}"), &prompt(number, 50 + 23 * number), 30);
+        expected.push(one.ask(request.clone()).await.tokens);
+        asked.push(two.ask(w::GenerateRequest { prefill: Some(reference(&prefill)), ..request }));
+    }
+    let answers = futures_util::future::join_all(asked).await;
+    let tokens: Vec<_> = answers.into_iter().map(|a| a.tokens).collect();
+    assert_eq!(tokens, expected);
+    until("pages come back", || is_idle(&prefill) && is_idle(&decode)).await;
+}
+
+#[tokio::test]
+async fn a_cached_prefix_is_not_sent_again_and_changes_nothing() {
+    let engine = sim();
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let router = Router::new(&decode, &engine);
+    let ask = |id: &'static str| {
+        let mut request = router.request(id, &prompt(1, 500), 10);
+        request.prefill = Some(reference(&prefill));
+        router.ask(request)
+    };
+    let (first, second) = (ask("a").await, ask("b").await);
+    assert_eq!(first.tokens, second.tokens);
+    assert_eq!(first.started.unwrap().cached_tokens, 0);
+    // Seven full blocks of the 499 tokens before the last one.
+    assert_eq!(second.started.unwrap().cached_tokens, 448);
+}
+
+#[tokio::test]
+async fn a_continuation_goes_on_with_the_same_tokens() {
+    let engine = sim();
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let first = worker(config(Role::Decode, "a"), &engine).await;
+    let second = worker(config(Role::Decode, "b"), &engine).await;
+    let router = Router::new(&first, &engine);
+    let whole = router.ask(router.request("r", &prompt(3, 200), 40)).await;
+    let mut rest = router.request("r", &prompt(3, 200), 40);
+    rest.tokens.extend(&whole.tokens[..15]);
+    rest.prefill = Some(reference(&prefill));
+    let answer = Router::new(&second, &engine).ask(rest).await;
+    assert_eq!(answer.tokens, whole.tokens[15..]);
+}
+
+#[tokio::test]
+async fn a_request_for_another_class_model_or_role_is_refused() {
+    let engine = sim();
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let router = Router::new(&decode, &engine);
+    let asked = router.request("r", &prompt(1, 10), 5);
+    let other_class = w::GenerateRequest { numerics_class: vec![9; 16], ..asked.clone() };
+    let other_model = w::GenerateRequest { fingerprint: vec![9; 16], ..asked.clone() };
+    let answers =
+        [router.ask(other_class).await, router.ask(other_model).await, Router::new(&prefill, &engine).ask(asked).await];
+    for answer in answers {
+        let error = answer.error.expect("it is refused");
+        assert_eq!(error.kind(), w::error::Kind::Mismatch, "{}", error.message);
+        assert!(error.retryable);
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_refused_in_words() {
+    let engine = sim();
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let router = Router::new(&decode, &engine);
+    let asked = router.request("r", &prompt(1, 10), 5);
+    let negative = w::Sampling { temperature: -1.0, ..asked.sampling.clone().unwrap() };
+    let wrong = [
+        w::GenerateRequest { context: None, ..asked.clone() },
+        w::GenerateRequest { sampling: None, ..asked.clone() },
+        w::GenerateRequest { sampling: Some(negative), ..asked.clone() },
+        w::GenerateRequest { tokens: vec![5, u32::MAX], prompt_tokens: 2, ..asked.clone() },
+        w::GenerateRequest { tokens: vec![1; 64 * 65], prompt_tokens: 64 * 65, ..asked.clone() },
+        w::GenerateRequest { tokens: Vec::new(), prompt_tokens: 0, ..asked.clone() },
+        router.request("has a space", &prompt(1, 10), 5),
+    ];
+    for request in wrong {
+        let error = router.ask(request).await.error.expect("it is refused");
+        assert_eq!(error.kind(), w::error::Kind::Invalid, "{}", error.message);
+        assert!(!error.retryable && !error.worker_fault && !error.message.is_empty());
+    }
+    assert!(router.ask(asked).await.error.is_none(), "the worker goes on");
+}
