@@ -97,18 +97,16 @@ impl StepLoop {
     pub(crate) fn run(mut self) {
         self.context.steps.attach_thread();
         let stop = self.context.tasks.stop_token();
-        self.publish();
         while !stop.is_cancelled() {
             self.take_messages();
             self.take_cancellations();
             self.tick();
             let computes = self.core.plan(self.now(), &mut self.plan, &mut self.commands);
             self.carry_out();
-            if computes {
-                self.step();
-            }
+            // Before the step, which may be long.
             self.publish();
             if computes {
+                self.step();
                 continue;
             }
             if self.streams.drained {

@@ -15,7 +15,7 @@ fn is_heartbeat(report: &Report) -> bool {
 #[tokio::test]
 async fn a_worker_registers_and_beats_and_tells_of_its_cache() {
     let fake = Fake::default();
-    let (coordinator, _stop) = fake.serve("127.0.0.1:0").await;
+    let (coordinator, _stop) = fake.serve("127.0.0.1:0");
     let engine = sim();
     let config = Config { coordinator: coordinator.to_string(), ..config(Role::Mixed, "m") };
     let worker = worker(config, &engine).await;
@@ -49,7 +49,7 @@ async fn a_worker_registers_and_beats_and_tells_of_its_cache() {
 #[tokio::test]
 async fn a_long_step_does_not_silence_heartbeats() {
     let fake = Fake::default();
-    let (coordinator, _stop) = fake.serve("127.0.0.1:0").await;
+    let (coordinator, _stop) = fake.serve("127.0.0.1:0");
     let slow = SimConfig { step: std::time::Duration::from_millis(600), ..SimConfig::instant() };
     let engine = Engine::sim(slow, None, "sim");
     let config = Config { coordinator: coordinator.to_string(), ..config(Role::Mixed, "m") };
@@ -80,11 +80,11 @@ async fn a_worker_waits_for_a_coordinator_that_is_not_there_and_for_one_that_com
     assert!(!worker.registered());
 
     let fake = Fake::default();
-    let (_, stop) = fake.serve(&address).await;
+    let (_, stop) = fake.serve(&address);
     until("it registers", || worker.registered()).await;
-    stop.cancel();
+    drop(stop);
     until("it notices the loss", || !worker.registered()).await;
-    let (_, _stop) = fake.serve(&address).await;
+    let (_, _stop) = fake.serve(&address);
     until("it registers again", || worker.registered()).await;
     assert_eq!(fake.count("m", |r| matches!(r, Report::Register(_))), 2);
     let blocks = |r: &Report| matches!(r, Report::CacheSnapshot(s) if s.blocks.len() == 1);
@@ -94,7 +94,7 @@ async fn a_worker_waits_for_a_coordinator_that_is_not_there_and_for_one_that_com
 #[tokio::test]
 async fn a_refused_worker_serves_on_and_says_so() {
     let fake = Fake { refuses: true, ..Fake::default() };
-    let (coordinator, _stop) = fake.serve("127.0.0.1:0").await;
+    let (coordinator, _stop) = fake.serve("127.0.0.1:0");
     let engine = sim();
     let config = Config { coordinator: coordinator.to_string(), ..config(Role::Mixed, "m") };
     let worker = worker(config, &engine).await;
@@ -107,7 +107,7 @@ async fn a_refused_worker_serves_on_and_says_so() {
 #[tokio::test]
 async fn a_drained_worker_leaves() {
     let fake = Fake::default();
-    let (coordinator, _stop) = fake.serve("127.0.0.1:0").await;
+    let (coordinator, _stop) = fake.serve("127.0.0.1:0");
     let engine = sim();
     let config = Config { coordinator: coordinator.to_string(), ..config(Role::Mixed, "m") };
     let worker = worker(config, &engine).await;

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use hadal_proto::cluster as w;
+use hadal_proto::cluster::worker_client::WorkerClient;
 use hadal_types::Role;
 use hadal_worker::{Config, Engine, SimConfig};
 use tokio_stream::StreamExt;
+use tonic::transport::Endpoint;
 
 use crate::setup::{LONG, Router, config, is_idle, prompt, reference, sim, until, worker};
 
@@ -67,10 +69,12 @@ async fn a_reader_that_takes_nothing_is_ended_and_delays_nobody() {
     let limited = Config { output_tokens_max: 100, ..config(Role::Mixed, "m") };
     let worker = worker(limited, &engine).await;
     let router = Router::new(&worker, &engine);
-    // Flow control holds some events back before the worker's own queue fills.
-    let mut request = router.request("slow", &prompt(1, 10), 3000);
+    // A narrow window, and answers larger than what the server buffers for a connection.
+    let endpoint = Endpoint::from_shared(format!("http://{}", worker.grpc_address)).unwrap();
+    let narrow = endpoint.initial_stream_window_size(4096).connect_lazy();
+    let mut request = router.request("slow", &prompt(1, 10), 4000);
     request.sampling.as_mut().unwrap().logprobs = Some(20);
-    let mut stalled = router.open(request).await;
+    let mut stalled = WorkerClient::new(narrow).generate(request).await.unwrap().into_inner();
     let quick = router.ask(router.request("quick", &prompt(2, 100), 200)).await;
     assert_eq!(quick.tokens.len(), 200);
     until("the slow one is ended", || worker.request_ids().is_empty()).await;

@@ -12,6 +12,7 @@ use hadal_shell::{Shell, grpc};
 use hadal_types::{Part, Role, SamplingParams};
 use hadal_worker::{Config, Engine, Handle, SimConfig, start};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -86,6 +87,17 @@ impl Coordinator for Fake {
     }
 }
 
+/// A running coordinator.
+pub(crate) struct Crash(Option<Runtime>);
+
+impl Drop for Crash {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl Fake {
     fn answer(&self) -> w::CoordinatorCommand {
         let command = if self.refuses {
@@ -96,21 +108,18 @@ impl Fake {
         w::CoordinatorCommand { command: Some(command) }
     }
 
-    /// Serves at `address` until the token is cancelled.
-    pub(crate) async fn serve(&self, address: &str) -> (SocketAddr, CancellationToken) {
-        let listener = TcpListener::bind(address).await.unwrap();
+    /// Serves at `address` until what is returned is dropped, which cuts every connection, as a crash does.
+    pub(crate) fn serve(&self, address: &str) -> (SocketAddr, Crash) {
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
         let routes = Routes::new(CoordinatorServer::new(self.clone()));
-        let stopped = stop.clone();
-        tokio::spawn(async move {
-            // Streams that never end are cut, as by a crash.
-            tokio::select! {
-                served = grpc::serve(listener, None, routes, CancellationToken::new()) => served.unwrap(),
-                () = stopped.cancelled() => {}
-            }
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            grpc::serve(listener, None, routes, CancellationToken::new()).await
         });
-        (address, stop)
+        (address, Crash(Some(runtime)))
     }
 
     pub(crate) fn count(&self, id: &str, of: impl Fn(&Report) -> bool) -> usize {
