@@ -135,6 +135,9 @@ pub(crate) fn forward(
     check(model, step, cache, ws)?;
     let batch = Batch { slices: &step.slices, rows: step.rows() };
     ws.begin(step);
+    if batch.rows == 0 {
+        return Ok(());
+    }
     embed(model, &batch, ws)?;
     angles(model, &batch, 0, ws);
     for number in 0..model.config.main_layers() {

@@ -171,3 +171,6 @@ impl Model {
         crate::forward::forward(self, step, cache, workspace, on_layer, probe)
     }
 }
+
+#[cfg(test)]
+mod tests;
