@@ -25,7 +25,7 @@ mod meta;
 mod respond;
 mod streams;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -105,6 +105,11 @@ async fn identify(mut request: Request, next: Next) -> Response {
     tracing::debug!(request_id = %id, %method, path, status = response.status().as_u16(), "answered");
     respond::add_header(&mut response, "x-request-id", id.as_str());
     response
+}
+
+/// Seconds since the epoch; 0 before it.
+fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 async fn unknown(request: Request) -> Response {

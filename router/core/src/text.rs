@@ -41,6 +41,11 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CONFIG: &str = "config.json";
 
+/// Blanks in a row at most. The pattern `\s+(?!\S)`, which published tokenizers have, backtracks over each of them, and
+/// `fancy-regex` gives up after a million steps; `tokenizers` then goes on without the pattern, and so would give other
+/// tokens than the model was trained on, without a word.
+const BLANKS_MAX: usize = 250_000;
+
 /// Tokenizer, chat template and defaults of one model.
 pub struct ModelText {
     tokenizer: Tokenizer,
@@ -104,7 +109,7 @@ impl ModelText {
     /// does not begin with it.
     ///
     /// # Errors
-    /// When the tokenizer fails on the text.
+    /// When the text cannot be tokenised.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Failure> {
         let mut ids = self.encode(text, true)?;
         if let Some(bos) = self.bos.filter(|&bos| ids.first() != Some(&bos)) {
@@ -116,7 +121,7 @@ impl ModelText {
     /// Tokens of a text as it is, such as a rendered conversation, which has its own special tokens.
     ///
     /// # Errors
-    /// When the tokenizer fails on the text.
+    /// When the text cannot be tokenised.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, Failure> {
         self.encode(text, false)
     }
@@ -144,6 +149,11 @@ impl ModelText {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Failure> {
+        let blanks = longest_run_of_blanks(text);
+        if blanks > BLANKS_MAX {
+            let message = format!("the text has {blanks} blanks in a row; at most {BLANKS_MAX} can be tokenised");
+            return Err(Failure::new(FailureKind::Invalid, message));
+        }
         let encoding = self.tokenizer.encode_fast(text, special);
         let encoding = encoding.map_err(|e| Failure::internal(format!("the tokenizer failed on the text: {e}")))?;
         Ok(encoding.get_ids().to_vec())
@@ -159,6 +169,15 @@ impl fmt::Debug for ModelText {
             .field("defaults", &self.defaults)
             .finish()
     }
+}
+
+fn longest_run_of_blanks(text: &str) -> usize {
+    let (mut longest, mut run) = (0, 0);
+    for c in text.chars() {
+        run = if c.is_whitespace() { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
 }
 
 fn tokenizer(bytes: &[u8]) -> Result<Tokenizer, ModelTextError> {

@@ -1,7 +1,6 @@
 //! `/v1/completions` and `/v1/chat/completions`: a body to submissions, and their outputs to an answer.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::body::Body;
@@ -14,7 +13,7 @@ use hadal_types::RequestId;
 
 use super::meta::{self, Arrived};
 use super::streams::Streams;
-use super::{App, body, events, respond};
+use super::{App, body, events, respond, unix_time_s};
 use crate::service::{Api, Backend, Output, ServedModel, Submission};
 use crate::tokens;
 
@@ -148,9 +147,4 @@ async fn collect(mut answer: Answer, first: Output, mut streams: Streams) -> Res
         next = streams.next().await;
     }
     Err(Failure::internal("the answer broke off before its end"))
-}
-
-/// Seconds since the epoch; 0 before it.
-fn unix_time_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -11,7 +11,7 @@ use hadal_types::RequestId;
 use serde_json::{Value, json};
 
 use super::meta::Arrived;
-use super::{App, body, respond};
+use super::{App, body, respond, unix_time_s};
 use crate::service::{Backend, ModelInfo};
 use crate::tokens;
 
@@ -70,7 +70,10 @@ async fn token_ids<B: Backend>(app: &App<B>, id: RequestId, request: Request<Bod
             };
             (text, tokens)
         }
-        TokenizeInput::Chat { messages, options } => tokens::chat(&model, messages, options).await?,
+        TokenizeInput::Chat { messages, mut options } => {
+            options.unix_time_s = unix_time_s();
+            tokens::chat(&model, messages, options).await?
+        }
     };
     let texts: Vec<String> = tokens.iter().map(|&token| model.text.vocabulary().text(token)).collect();
     let context = model.info.context_tokens;

@@ -384,7 +384,10 @@ async fn a_client_that_disappears_cancels_its_request_streaming_or_not() {
 
 #[tokio::test]
 async fn a_drain_lets_running_answers_end() {
-    let double = Double::new(two_words());
+    // More than the sockets hold, so that the answer is under way when the drain begins.
+    let words = (0..60_000).map(|i| Ok(delta(0, "word ", i)));
+    let end = [finished(0, FinishReason::Length), usage(3, 60_000, 0)].map(Ok);
+    let double = Double::new(Script::Events(words.chain(end).collect()));
     let tasks = Tasks::new();
     let address = listen(&double, &tasks).await;
     let mut client = request_over(address, ENDLESS).await;
@@ -393,7 +396,8 @@ async fn a_drain_lets_running_answers_end() {
     tasks.drain();
     let mut rest = String::new();
     timeout(LONG, client.read_to_string(&mut rest)).await.unwrap().unwrap();
-    assert!(rest.contains("data: [DONE]"), "{rest}");
+    assert_eq!(rest.matches("\"word \"").count(), 60_000);
+    assert!(rest.contains("data: [DONE]"));
     tasks.join(LONG).await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
 }

@@ -125,4 +125,24 @@ proptest! {
         prop_assert_eq!(texts(&events), text().decode(&tokens));
         prop_assert_eq!(ids, tokens);
     }
+
+    #[test]
+    fn usage_ends_at_the_first_token_whose_text_has_a_stop_string(
+        tokens in prop::collection::vec(3u32..512, 1..60),
+        stop in prop::collection::vec("[a-e ]{1,2}", 1..3),
+        cut in 0usize..60,
+    ) {
+        let stops: Vec<&str> = stop.iter().map(String::as_str).collect();
+        let mut choice = choice(&stops);
+        let cut = cut.min(tokens.len());
+        let mut events = choice.on_delta(0, &tokens[..cut], &[]).unwrap();
+        events.extend(choice.on_delta(cut as u32, &tokens[cut..], &[]).unwrap_or_default());
+        // Stop strings are ASCII here, so a character that is only begun is in none of them.
+        let has = |text: &str| stops.iter().any(|s| text.contains(s));
+        let used = (1..=tokens.len()).find(|&k| has(&text().decode(&tokens[..k])));
+        prop_assert_eq!(choice.ended(), used.is_some());
+        prop_assert_eq!(choice.tokens().len(), used.unwrap_or(tokens.len()));
+        let out = texts(&events);
+        prop_assert!(!has(&out) && text().decode(choice.tokens()).starts_with(&out));
+    }
 }

@@ -158,3 +158,13 @@ fn model_once() -> &'static ModelText {
     static MODEL: std::sync::OnceLock<ModelText> = std::sync::OnceLock::new();
     MODEL.get_or_init(|| model("deepseek_v32"))
 }
+
+#[test]
+fn a_run_of_blanks_is_tokenised_as_published_or_refused() {
+    let text = model("deepseek_v32");
+    let run = |length: usize| text.encode_plain(&(" ".repeat(length) + "x"));
+    // The last blank belongs to the word after it.
+    assert_eq!(run(BLANKS_MAX).unwrap().last(), text.encode_plain(" x").unwrap().last());
+    let failure = run(BLANKS_MAX + 1).unwrap_err();
+    assert!(failure.kind == FailureKind::Invalid && failure.message.contains("250001"), "{failure}");
+}
