@@ -59,29 +59,29 @@ impl Vocabulary {
     }
 }
 
-/// GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes follow from U+0100 on.
-/// [openai/gpt-2, src/encoder.py, `bytes_to_unicode`]
-fn alphabet() -> [char; 256] {
+/// Byte of each character of GPT-2's alphabet, by code: printable Latin-1 stands for itself, the other bytes follow in
+/// order from U+0100 on. [openai/gpt-2, src/encoder.py, `bytes_to_unicode`]
+fn alphabet() -> [Option<u8>; 0x144] {
+    let mut bytes = [None; 0x144];
     let mut next = 0x100;
-    std::array::from_fn(|byte| {
-        let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-        let code = if printable {
-            byte as u32
+    for byte in 0..=u8::MAX {
+        if matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) {
+            bytes[usize::from(byte)] = Some(byte);
         } else {
+            bytes[next] = Some(byte);
             next += 1;
-            next - 1
-        };
-        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
-    })
+        }
+    }
+    bytes
 }
 
 /// An added token with a character outside the alphabet is text, not bytes in disguise, exactly as `tokenizers`
 /// decodes it.
-fn push_bytes(token: &str, alphabet: &[char; 256], out: &mut Vec<u8>) {
+fn push_bytes(token: &str, alphabet: &[Option<u8>], out: &mut Vec<u8>) {
     let start = out.len();
     for c in token.chars() {
-        match alphabet.iter().position(|&a| a == c) {
-            Some(byte) => out.push(byte as u8),
+        match alphabet.get(c as usize).copied().flatten() {
+            Some(byte) => out.push(byte),
             None => {
                 out.truncate(start);
                 out.extend_from_slice(token.as_bytes());
