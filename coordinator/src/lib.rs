@@ -11,3 +11,6 @@ mod wire;
 
 pub use config::{Config, ConfigError};
 pub use start::{Handle, StartError, start};
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,6 @@ mod fleet;
 mod pending;
 mod placing;
 pub mod policy;
-#[cfg(test)]
-mod properties;
 mod queue;
 mod sync;
 
@@ -25,3 +23,6 @@ pub use event::{
     SnapshotBlock, SnapshotChunk, WorkerInfo,
 };
 pub use fleet::WorkerView;
+
+#[cfg(test)]
+mod tests;
