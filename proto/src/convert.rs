@@ -65,11 +65,7 @@ impl From<&t::Ledger> for w::Ledger {
             pages_free: p.pages_free,
             pages_cached: p.pages_cached,
         });
-        Self {
-            weights_bytes: ledger.weights_bytes,
-            workspace_bytes: ledger.workspace_bytes,
-            parts: parts.collect(),
-        }
+        Self { weights_bytes: ledger.weights_bytes, workspace_bytes: ledger.workspace_bytes, parts: parts.collect() }
     }
 }
 
@@ -224,9 +220,8 @@ impl TryFrom<&w::Geometry> for t::Geometry {
     type Error = Malformed;
 
     fn try_from(g: &w::Geometry) -> Result<Self, Malformed> {
-        let field = |f: &w::Field| {
-            Ok(t::Field { name: f.name.clone(), encoding: encoding(f.encoding())?, count: f.count })
-        };
+        let field =
+            |f: &w::Field| Ok(t::Field { name: f.name.clone(), encoding: encoding(f.encoding())?, count: f.count });
         let store = |s: &w::Store| {
             Ok(t::Store {
                 owner: t::LayerId(s.owner),
@@ -254,9 +249,7 @@ impl TryFrom<&w::Geometry> for t::Geometry {
                 .collect(),
             choice: match &l.choice {
                 None => t::Choice::None,
-                Some(w::layer::Choice::Own(own)) => {
-                    t::Choice::Own { scores: t::StoreId(own.scores), k: own.k }
-                }
+                Some(w::layer::Choice::Own(own)) => t::Choice::Own { scores: t::StoreId(own.scores), k: own.k },
                 Some(w::layer::Choice::Reuse(layer)) => t::Choice::Reuse { layer: t::LayerId(*layer) },
             },
             draft: l.draft,

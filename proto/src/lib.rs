@@ -22,3 +22,6 @@ pub mod v1 {
 pub mod cluster {
     tonic::include_proto!("hadal.cluster.v1");
 }
+
+#[cfg(test)]
+mod compatibility;
