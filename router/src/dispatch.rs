@@ -62,6 +62,11 @@ impl Drop for Flight {
 }
 
 impl InFlight {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn enter(&self, id: &RequestId, most: usize) -> Result<Flight, Failure> {
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.len() >= most {

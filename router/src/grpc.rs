@@ -65,6 +65,13 @@ pub(crate) async fn tell_health(health: &HealthReporter, readiness: &Readiness) 
     health.set_service_status("", status).await;
 }
 
+/// Ends the streams of clients that watch health.
+pub(crate) async fn end_health(health: &mut HealthReporter) {
+    for service in [SERVICE, ""] {
+        health.clear_service_status(service).await;
+    }
+}
+
 #[tonic::async_trait]
 impl<B: Backend> hadal_server::Hadal for Server<B> {
     type GenerateStream = Events<v1::GenerateResponse>;

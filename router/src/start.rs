@@ -87,6 +87,11 @@ impl Backend for Service {
 }
 
 impl Service {
+    #[cfg(test)]
+    pub(crate) fn in_flight_is_empty(&self) -> bool {
+        self.dispatch.in_flight.is_empty()
+    }
+
     fn undrained(&self) -> Result<(), Failure> {
         if !self.drain.is_cancelled() {
             return Ok(());
@@ -144,7 +149,7 @@ pub async fn start(config: Config, shell: Shell) -> Result<Handle, StartError> {
 }
 
 /// The service, with the tasks that keep its view of the fleet.
-fn service(config: &Config, shell: &Shell) -> Result<Service, StartError> {
+pub(crate) fn service(config: &Config, shell: &Shell) -> Result<Service, StartError> {
     let limits = config.limits()?;
     let aliases = Aliases::parse(&config.served_model_name)?;
     let tls = shell.exposure.tls.clone();
@@ -197,9 +202,9 @@ fn serve_grpc(service: &Service, bytes: usize, shell: &Shell, listener: TcpListe
     Ok(())
 }
 
-async fn keep_health(service: Service, health: HealthReporter) {
+async fn keep_health(service: Service, mut health: HealthReporter) {
     let mut told = None;
-    loop {
+    while told != Some(Readiness::Draining) {
         let readiness = service.readiness();
         if told.as_ref() != Some(&readiness) {
             grpc::tell_health(&health, &readiness).await;
@@ -208,9 +213,11 @@ async fn keep_health(service: Service, health: HealthReporter) {
         let wait = tokio::time::sleep(HEALTH_INTERVAL);
         tokio::select! {
             () = wait => {}
-            () = service.drain.cancelled(), if told != Some(Readiness::Draining) => {}
+            () = service.drain.cancelled() => {}
         }
     }
+    // Clients that watch health have heard it; their streams would hold up the end of the server.
+    grpc::end_health(&mut health).await;
 }
 
 #[cfg(test)]
