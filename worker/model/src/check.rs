@@ -16,7 +16,7 @@ use crate::forward::ForwardError;
 use crate::model::{LoadOptions, Model, Progress};
 use crate::weights::LoadError;
 pub use golden::GoldenError;
-pub use report::{CheckReport, Choices, PromptReport};
+pub use report::{CheckReport, Choices, Constants, LayerMargin, PromptReport};
 
 /// How to check.
 pub struct CheckOptions<'a> {

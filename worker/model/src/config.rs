@@ -219,30 +219,29 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        /// No published size comes near it, and products of three of them still fit 64 bits.
-        const SIZE_MAX: usize = 1 << 20;
+        // No published size comes near these, and with them the bytes of a whole model still fit 64 bits.
         let sizes = [
-            ("vocab_size", self.vocab),
-            ("hidden_size", self.hidden),
-            ("num_attention_heads", self.heads),
-            ("q_lora_rank", self.q_rank.unwrap_or(1)),
-            ("kv_lora_rank", self.kv_rank),
-            ("qk_nope_head_dim", self.nope),
-            ("qk_rope_head_dim", self.rope_dim),
-            ("v_head_dim", self.v_dim),
-            ("intermediate_size", self.mlp_width),
+            ("vocab_size", self.vocab, 1 << 20),
+            ("hidden_size", self.hidden, 1 << 18),
+            ("num_attention_heads", self.heads, 1 << 12),
+            ("q_lora_rank", self.q_rank.unwrap_or(1), 1 << 18),
+            ("kv_lora_rank", self.kv_rank, 1 << 18),
+            ("qk_nope_head_dim", self.nope, 1 << 13),
+            ("qk_rope_head_dim", self.rope_dim, 1 << 13),
+            ("v_head_dim", self.v_dim, 1 << 13),
+            ("intermediate_size", self.mlp_width, 1 << 18),
         ];
-        for (key, n) in sizes {
-            check(key, n, (1..=SIZE_MAX).contains(&n), "between 1 and 1048576")?;
+        for (key, n, most) in sizes {
+            check(key, n, (1..=most).contains(&n), format!("between 1 and {most}"))?;
         }
-        check("qk_rope_head_dim", self.rope_dim, self.rope_dim % 2 == 0, "even")?;
+        check("qk_rope_head_dim", self.rope_dim, self.rope_dim.is_multiple_of(2), "even")?;
         check("max_position_embeddings", self.context_tokens, self.context_tokens > 0, "at least 1")?;
         check("rms_norm_eps", self.rms_eps, self.rms_eps > 0.0 && self.rms_eps < 0.1, "above 0 and below 0.1")?;
         if let Some(indexer) = &self.indexer {
             check("index_n_heads", indexer.heads, (1..=1024).contains(&indexer.heads), "between 1 and 1024")?;
             let fits = indexer.dim >= self.rope_dim && indexer.dim <= 1024;
             check("index_head_dim", indexer.dim, fits, "at least qk_rope_head_dim and at most 1024")?;
-            check("index_topk", indexer.topk, (1..=SIZE_MAX).contains(&indexer.topk), "between 1 and 1048576")?;
+            check("index_topk", indexer.topk, (1..=1 << 20).contains(&indexer.topk), "between 1 and 1048576")?;
             if self.q_rank.is_none() {
                 return Err(ConfigError::MissingKey { key: "q_lora_rank", architecture: self.architecture.name });
             }
@@ -266,9 +265,9 @@ pub(crate) fn check(
 
 /// Main layers, then draft layers, which are mixtures with an indexer of their own wherever the model has these.
 fn layer_plans(raw: &Raw, architecture: &'static Architecture, moe: bool) -> Result<Vec<LayerPlan>, ConfigError> {
-    const LAYERS_MAX: usize = 1024;
+    const LAYERS_MAX: usize = 512;
     let main = raw.need("num_hidden_layers", raw.num_hidden_layers, architecture)?;
-    check("num_hidden_layers", main, (1..=LAYERS_MAX).contains(&main), "between 1 and 1024")?;
+    check("num_hidden_layers", main, (1..=LAYERS_MAX).contains(&main), "between 1 and 512")?;
     let drafts = raw.num_nextn_predict_layers.unwrap_or(0);
     check("num_nextn_predict_layers", drafts, drafts <= 8, "at most 8")?;
     let choices = (architecture.choices)(raw, main)?;

@@ -287,6 +287,12 @@ impl TensorFile {
         let bytes = self.bytes.as_slice().get(entry.begin..entry.end)?;
         Some(Tensor { name, dtype: entry.dtype, shape: &entry.shape, bytes })
     }
+
+    /// Where a tensor begins in the file, for tests that damage it.
+    #[cfg(test)]
+    pub(crate) fn offset(&self, name: &str) -> Option<usize> {
+        self.entries.get(name).map(|e| e.begin)
+    }
 }
 
 fn small_files(

@@ -12,7 +12,7 @@ use hadal_types::{BLOCK_TOKENS, LayerId, Part};
 
 use crate::cache::Cache;
 use crate::model::Model;
-use crate::probe::Probe;
+use crate::probe::{OnLayer, Probe};
 use crate::step::{Logits, Slice, Step};
 use crate::workspace::Workspace;
 
@@ -129,8 +129,7 @@ pub(crate) fn forward(
     step: &Step<'_>,
     cache: &mut Cache,
     ws: &mut Workspace,
-    on_layer: &mut dyn FnMut(LayerId, &Cache),
-    mut probe: Option<&mut dyn Probe>,
+    probe: &mut dyn Probe,
 ) -> Result<(), ForwardError> {
     check(model, step, cache, ws)?;
     let batch = Batch { slices: &step.slices, rows: step.rows() };
@@ -142,11 +141,11 @@ pub(crate) fn forward(
     angles(model, &batch, 0, ws);
     for number in 0..model.config.main_layers() {
         let layer = Layer { model, number, batch: &batch };
-        run_layer(&layer, cache, ws, &mut probe);
-        on_layer(layer.id(), cache);
+        run_layer(&layer, cache, ws, probe);
+        probe.written(layer.id(), cache);
     }
     find_failures(model, &batch, ws);
-    finish(model, &batch, ws, &mut probe);
+    finish(model, &batch, ws, probe);
     Ok(())
 }
 
@@ -175,7 +174,7 @@ pub(crate) fn draft(
         rms_norm(h, &join.hidden_norm, eps, &mut both[width..]);
     }
     linear(&model.ctx, &join.both, &both, &mut ws.x[..batch.rows * width]);
-    run_layer(&Layer { model, number, batch: &batch }, cache, ws, &mut None);
+    run_layer(&Layer { model, number, batch: &batch }, cache, ws, &mut OnLayer(&mut |_, _| {}));
     let n = batch.rows * width;
     rms_norm(&ws.x[..n], &join.norm, eps, &mut ws.normed[..n]);
     let normed = std::mem::take(&mut ws.normed);
@@ -244,7 +243,7 @@ fn angles(model: &Model, batch: &Batch<'_>, offset: u32, ws: &mut Workspace) {
     }
 }
 
-fn run_layer(layer: &Layer<'_>, cache: &mut Cache, ws: &mut Workspace, probe: &mut Option<&mut dyn Probe>) {
+fn run_layer(layer: &Layer<'_>, cache: &mut Cache, ws: &mut Workspace, probe: &mut dyn Probe) {
     let (width, eps) = (layer.model.config.hidden, layer.model.config.rms_eps);
     let weights = &layer.model.weights.layers[layer.number];
     let n = layer.batch.rows * width;
@@ -255,7 +254,7 @@ fn run_layer(layer: &Layer<'_>, cache: &mut Cache, ws: &mut Workspace, probe: &m
     rms_norm(&ws.x[..n], &weights.post_norm, eps, &mut ws.normed[..n]);
     mlp::run(layer, &weights.mlp, ws, probe);
     hadal_kernels::add(&mut ws.x[..n], &ws.answer[..n]);
-    if let Some(probe) = probe {
+    if probe.details() {
         probe.hidden(layer.id(), &ws.x[..n]);
     }
 }
@@ -281,9 +280,9 @@ fn find_failures(model: &Model, batch: &Batch<'_>, ws: &mut Workspace) {
 }
 
 /// The last norm and the head, of the rows whose logits are wanted.
-fn finish(model: &Model, batch: &Batch<'_>, ws: &mut Workspace, probe: &mut Option<&mut dyn Probe>) {
+fn finish(model: &Model, batch: &Batch<'_>, ws: &mut Workspace, probe: &mut dyn Probe) {
     let (width, eps) = (model.config.hidden, model.config.rms_eps);
-    if let Some(probe) = probe {
+    if probe.details() {
         let n = batch.rows * width;
         rms_norm(&ws.x[..n], &model.weights.norm, eps, &mut ws.normed[..n]);
         probe.last_hidden(&ws.normed[..n]);

@@ -13,6 +13,8 @@ mod model;
 mod probe;
 mod rope;
 mod step;
+#[cfg(test)]
+mod testing;
 mod weights;
 mod workspace;
 
@@ -24,7 +26,7 @@ pub use forward::ForwardError;
 pub use geometry::geometry;
 pub use hadal_kernels::Path;
 pub use model::{LoadOptions, Model, Progress};
-pub use probe::Probe;
+pub use probe::{Probe, Route};
 pub use rope::{Rope, RopeError};
 pub use step::{Logits, Slice, Step};
 pub use weights::LoadError;

@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::files::Files;
 use crate::forward::ForwardError;
-use crate::probe::Probe;
+use crate::probe::{OnLayer, Probe};
 use crate::step::Step;
 use crate::weights::{LoadError, Weights};
 use crate::workspace::Workspace;
@@ -153,10 +153,10 @@ impl Model {
         workspace: &mut Workspace,
         on_layer: &mut dyn FnMut(LayerId, &Cache),
     ) -> Result<(), ForwardError> {
-        self.forward_probed(step, cache, workspace, on_layer, None)
+        crate::forward::forward(self, step, cache, workspace, &mut OnLayer(on_layer))
     }
 
-    /// As [`Model::forward`], showing `probe` what is chosen on the way.
+    /// As [`Model::forward`], showing `probe` what happens on the way.
     ///
     /// # Errors
     /// As there.
@@ -165,10 +165,9 @@ impl Model {
         step: &Step<'_>,
         cache: &mut Cache,
         workspace: &mut Workspace,
-        on_layer: &mut dyn FnMut(LayerId, &Cache),
-        probe: Option<&mut dyn Probe>,
+        probe: &mut dyn Probe,
     ) -> Result<(), ForwardError> {
-        crate::forward::forward(self, step, cache, workspace, on_layer, probe)
+        crate::forward::forward(self, step, cache, workspace, probe)
     }
 }
 

@@ -45,5 +45,5 @@ fn periodic(raw: &Raw, layers: usize) -> Result<Vec<bool>, ConfigError> {
     let period = raw.index_topk_freq.unwrap_or(1);
     check("index_topk_freq", period, period > 0, "at least 1")?;
     let first = raw.index_skip_topk_offset.unwrap_or(1).max(1);
-    Ok((0..layers).map(|layer| layer < first || (layer - first + 1) % period == 0).collect())
+    Ok((0..layers).map(|layer| layer < first || (layer - first + 1).is_multiple_of(period)).collect())
 }

@@ -24,6 +24,17 @@ pub struct Constants {
     pub attention_scale: Option<f64>,
 }
 
+/// The narrowest margin of a layer's choices.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LayerMargin {
+    /// The layer.
+    pub layer: u32,
+    /// The gap between the last chosen and the best left out, in standard deviations of the scores.
+    pub margin: f32,
+    /// Position of the row.
+    pub row: usize,
+}
+
 /// One prompt. Differences are absolute and the largest of all rows; none where golden data have nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PromptReport {
@@ -45,10 +56,10 @@ pub struct PromptReport {
     pub indexer: Choices,
     /// Choices of the router.
     pub router: Choices,
-    /// Narrowest margin of an indexer's choice, in standard deviations of its scores; layer; row.
-    pub index_margin_min: Option<(f32, u32, usize)>,
-    /// The same of a router's.
-    pub router_margin_min: Option<(f32, u32, usize)>,
+    /// Narrowest margins of the layers' indexers; none for a layer that left nothing out.
+    pub index_margins: Vec<LayerMargin>,
+    /// The same of routers.
+    pub router_margins: Vec<LayerMargin>,
     /// Whether every greedy token is the golden one.
     pub greedy_same: bool,
 }
@@ -104,8 +115,9 @@ fn choices(c: Choices) -> String {
     if c.rows == 0 { "-".to_owned() } else { format!("{}/{}", c.different, c.rows) }
 }
 
-fn margin(m: Option<(f32, u32, usize)>) -> String {
-    m.map_or_else(|| "-".to_owned(), |(m, layer, row)| format!("{m:.1e} @{layer}:{row}"))
+fn narrowest(margins: &[LayerMargin]) -> String {
+    let least = margins.iter().min_by(|a, b| a.margin.total_cmp(&b.margin));
+    least.map_or_else(|| "-".to_owned(), |m| format!("{:.1e} @{}:{}", m.margin, m.layer, m.row))
 }
 
 impl fmt::Display for CheckReport {
@@ -148,8 +160,8 @@ impl fmt::Display for CheckReport {
                 cell(p.router_weights),
                 choices(p.indexer),
                 choices(p.router),
-                margin(p.index_margin_min),
-                margin(p.router_margin_min),
+                narrowest(&p.index_margins),
+                narrowest(&p.router_margins),
                 if p.greedy_same { "same" } else { "DIFFERS" },
                 if p.passed(self.tolerance) { "ok" } else { "BAD" }
             )?;
@@ -158,7 +170,7 @@ impl fmt::Display for CheckReport {
         write!(
             f,
             "{verdict}: choices and greedy tokens must be identical, logits and mtp within {:.0e}; \
-             choices are rows that differ / rows, margins are standard deviations @layer:row",
+             choices are rows that differ / rows, margins are the narrowest, in standard deviations @layer:row",
             self.tolerance
         )
     }

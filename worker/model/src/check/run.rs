@@ -4,12 +4,12 @@ use hadal_kernels::Margin;
 use hadal_types::{LayerId, Part, blocks_for};
 
 use super::golden::{Golden, GoldenError, Prompt};
-use super::report::{Choices, Constants, PromptReport};
+use super::report::{Choices, Constants, LayerMargin, PromptReport};
 use super::{CheckError, CheckOptions};
 use crate::cache::Cache;
 use crate::forward;
 use crate::model::Model;
-use crate::probe::Probe;
+use crate::probe::{Probe, Route};
 use crate::step::{Logits, Slice, Step};
 
 /// Draft positions with a narrower margin are left out: prompts were not searched for wide ones in that layer.
@@ -26,43 +26,16 @@ struct Seen {
     weights: Vec<Vec<f32>>,
     hidden: Vec<Vec<f32>>,
     last: Vec<f32>,
-    index_margin: Narrowest,
-    router_margin: Narrowest,
-}
-
-/// The narrowest margin seen, and where.
-#[derive(Clone, Copy)]
-struct Narrowest {
-    margin: f32,
-    layer: u32,
-    row: usize,
-}
-
-impl Default for Narrowest {
-    fn default() -> Self {
-        Self { margin: f32::INFINITY, layer: 0, row: 0 }
-    }
-}
-
-impl Narrowest {
-    fn see(&mut self, margin: f32, layer: LayerId, row: usize) {
-        if margin < self.margin {
-            *self = Self { margin, layer: layer.0, row };
-        }
-    }
-
-    fn found(self) -> Option<(f32, u32, usize)> {
-        self.margin.is_finite().then_some((self.margin, self.layer, self.row))
-    }
+    index_margins: Vec<LayerMargin>,
+    router_margins: Vec<LayerMargin>,
 }
 
 impl Seen {
     fn new(layers: usize) -> Self {
-        let lists = || vec![Vec::new(); layers];
         Self {
             layers,
-            chosen: lists(),
-            experts: lists(),
+            chosen: vec![Vec::new(); layers],
+            experts: vec![Vec::new(); layers],
             weights: vec![Vec::new(); layers],
             hidden: vec![Vec::new(); layers],
             ..Self::default()
@@ -70,16 +43,33 @@ impl Seen {
     }
 }
 
+/// Keeps the narrowest margin of each layer; one that left nothing out is infinite and is not kept.
+fn see(margins: &mut Vec<LayerMargin>, layer: LayerId, margin: f32, row: usize) {
+    let seen = LayerMargin { layer: layer.0, margin, row };
+    match margins.iter_mut().find(|m| m.layer == layer.0) {
+        Some(least) if margin < least.margin => *least = seen,
+        Some(_) => {}
+        None if margin.is_finite() => margins.push(seen),
+        None => {}
+    }
+}
+
 impl Probe for Seen {
-    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], margin: Margin) {
-        self.chosen[layer.0 as usize].push(positions.to_vec());
-        self.index_margin.see(margin.gap(), layer, self.first + row);
+    fn written(&mut self, _: LayerId, _: &Cache) {}
+
+    fn details(&self) -> bool {
+        true
     }
 
-    fn routed(&mut self, layer: LayerId, row: usize, experts: &[u32], weights: &[f32], margin: f32) {
-        self.experts[layer.0 as usize].push(experts.to_vec());
-        self.weights[layer.0 as usize].extend(weights);
-        self.router_margin.see(margin, layer, self.first + row);
+    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], margin: Margin) {
+        self.chosen[layer.0 as usize].push(positions.to_vec());
+        see(&mut self.index_margins, layer, margin.gap(), self.first + row);
+    }
+
+    fn routed(&mut self, layer: LayerId, row: usize, route: Route<'_>) {
+        self.experts[layer.0 as usize].push(route.experts.to_vec());
+        self.weights[layer.0 as usize].extend(route.weights);
+        see(&mut self.router_margins, layer, route.margin, self.first + row);
     }
 
     fn hidden(&mut self, layer: LayerId, rows: &[f32]) {
@@ -126,7 +116,7 @@ pub(super) fn prompt(
         seen.first = number * chunk;
         let slice = Slice { tokens, start: seen.first as u32, pages: [&pages, &pages], logits: Logits::All };
         let step = Step { slices: vec![slice] };
-        model.forward_probed(&step, &mut cache, &mut ws, &mut |_, _| {}, Some(&mut seen)).map_err(failed)?;
+        model.forward_probed(&step, &mut cache, &mut ws, &mut seen).map_err(failed)?;
         logits.extend(ws.logits(0));
     }
     let mut report = PromptReport {
@@ -134,12 +124,12 @@ pub(super) fn prompt(
         tokens: prompt.input_ids.len(),
         new_tokens: prompt.greedy_ids.len(),
         greedy_same: greedy_same(prompt, &logits, model.config.vocab),
-        index_margin_min: seen.index_margin.found(),
-        router_margin_min: seen.router_margin.found(),
+        index_margins: std::mem::take(&mut seen.index_margins),
+        router_margins: std::mem::take(&mut seen.router_margins),
         ..PromptReport::default()
     };
     compare(&mut report, golden, &seen, &logits)?;
-    report.mtp = drafts(model, golden, &prompt.name, &ids, &seen.last, &mut cache).map_err(|e| match e {
+    report.mtp = drafts(model, golden, (&prompt.name, &ids), &seen.last, &mut cache).map_err(|e| match e {
         DraftError::Golden(e) => CheckError::Golden(e),
         DraftError::Forward(source) => failed(source),
     })?;
@@ -205,8 +195,7 @@ enum DraftError {
 fn drafts(
     model: &Model,
     golden: &Golden,
-    prompt: &str,
-    ids: &[u32],
+    (prompt, ids): (&str, &[u32]),
     last_hidden: &[f32],
     cache: &mut Cache,
 ) -> Result<Option<f32>, DraftError> {

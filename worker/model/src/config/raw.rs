@@ -171,9 +171,9 @@ impl Raw {
 
 fn check_moe(moe: &Moe) -> Result<(), ConfigError> {
     let Moe { experts, experts_per_token, groups, groups_kept, .. } = *moe;
-    check("n_routed_experts", experts, (1..=1 << 16).contains(&experts), "between 1 and 65536")?;
+    check("n_routed_experts", experts, (1..=1 << 12).contains(&experts), "between 1 and 4096")?;
     check("n_shared_experts", moe.shared, moe.shared <= 64, "at most 64")?;
-    check("moe_intermediate_size", moe.width, (1..=1 << 20).contains(&moe.width), "between 1 and 1048576")?;
+    check("moe_intermediate_size", moe.width, (1..=1 << 18).contains(&moe.width), "between 1 and 262144")?;
     check("n_group", groups, experts % groups == 0, "a divisor of n_routed_experts")?;
     check("topk_group", groups_kept, (1..=groups).contains(&groups_kept), "between 1 and n_group")?;
     let most = groups_kept * (experts / groups);

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn golden(name: &str) -> Value {
-    let path = format!("{}/../../tests/golden/{name}/config.json", env!("CARGO_MANIFEST_DIR"));
+    let path = crate::testing::golden(name).join("config.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -24,7 +24,11 @@ fn refused(name: &str, changes: Value, parts: &[&str]) {
 
 #[test]
 fn an_unknown_architecture_lists_those_that_are_served() {
-    refused("deepseek_v32", json!({"model_type": "llama"}), &["llama", "deepseek_v32, glm_moe_dsa, deepseek_v3, deepseek_v2"]);
+    refused(
+        "deepseek_v32",
+        json!({"model_type": "llama"}),
+        &["llama", "deepseek_v32, glm_moe_dsa, deepseek_v3, deepseek_v2"],
+    );
     refused("deepseek_v32", json!({"model_type": null, "architectures": ["LlamaForCausalLM"]}), &["LlamaForCausalLM"]);
     refused("deepseek_v32", json!({"model_type": null, "architectures": null}), &["no model_type"]);
 }
@@ -107,7 +111,7 @@ fn glm_shares_choices_by_list_or_by_period() {
 
 #[test]
 fn the_published_periods_of_glm_give_the_published_list() {
-    let path = format!("{}/../../tests/golden/configs/glm-5.2.json", env!("CARGO_MANIFEST_DIR"));
+    let path = crate::testing::golden("configs/glm-5.2.json");
     let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let listed = Config::parse(json.to_string().as_bytes()).unwrap();
     json["indexer_types"] = Value::Null;

@@ -44,7 +44,7 @@ pub struct MemoryPlan {
     pub expert_bytes: u64,
     /// All other weights.
     pub other_weight_bytes: u64,
-    /// Of these, fp8 scales and codes or bf16, the draft layers; they are not needed without speculation.
+    /// The draft layers, which only speculation needs.
     pub draft_bytes: u64,
     /// Index pages.
     pub index_bytes: u64,
@@ -72,7 +72,7 @@ pub(super) fn plan(
     let other_weight_bytes = bytes(&|s| !s.draft && s.group != Group::Routed);
     let experts_per_member = experts.div_ceil(options.ep);
     // The member with the most experts counts. Every expert has the same size.
-    let expert_bytes = if experts == 0 { 0 } else { routed / experts * experts_per_member };
+    let expert_bytes = routed.checked_div(experts).unwrap_or(0) * experts_per_member;
     let pages = options.batch * hadal_types::blocks_for(context_tokens);
     let index_bytes = pages * geometry.page_bytes(Part::Index);
     let latent_bytes = pages * geometry.page_bytes(Part::Latent);
@@ -104,8 +104,8 @@ fn refuse(config: &Config, context: u64, experts: u64, options: &PlanOptions) ->
             options.ep,
             experts.max(1)
         )
-    } else if options.step_rows == 0 || options.step_rows > 1 << 20 {
-        format!("steps of {} rows; give 1 to 1048576", options.step_rows)
+    } else if options.step_rows == 0 || options.step_rows > 1 << 16 {
+        format!("steps of {} rows; give 1 to 65536", options.step_rows)
     } else {
         return Ok(());
     };

@@ -1,8 +1,8 @@
 use super::*;
+use crate::testing::golden;
 
 fn published(name: &str, options: PlanOptions) -> Description {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/configs").join(name);
-    describe_path(&path, &options).unwrap()
+    describe_path(&golden("configs").join(name), &options).unwrap()
 }
 
 fn billions(n: u64) -> f64 {
@@ -31,7 +31,6 @@ fn glm_52_has_its_published_sizes() {
     let d = published("glm-5.2.json", PlanOptions::default());
     assert!((billions(d.parameters.main + d.parameters.draft) - 750.0).abs() < 10.0, "{:?}", d.parameters);
     assert!((billions(d.parameters.active) - 40.0).abs() < 1.0, "{:?}", d.parameters);
-    eprintln!("{d}");
     assert_eq!((d.indexer_layers, d.layers, d.context_tokens), (21, 78, 1_048_576));
     assert_eq!(d.parts[0].token_bytes, 21.0 * 132.0);
 }
@@ -49,9 +48,8 @@ fn a_member_holds_its_share_of_the_experts_as_they_are_published() {
 
 #[test]
 fn the_sizes_of_a_checkpoint_are_those_of_its_files() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     for name in ["deepseek_v32", "deepseek_v32-fp8", "glm_moe_dsa", "deepseek_v3", "deepseek_v2"] {
-        let files = crate::Files::open(&folder.join(name)).unwrap();
+        let files = crate::Files::open(&golden(name)).unwrap();
         let options = PlanOptions { kv: KvEncoding::Bf16, ..PlanOptions::default() };
         let m = describe(files.config(), &options).unwrap().memory;
         // A draft layer's copies of embedding and head are in the files only.
@@ -72,7 +70,7 @@ fn the_sizes_of_a_checkpoint_are_those_of_its_files() {
 
 #[test]
 fn plans_that_cannot_be_are_refused() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/configs/deepseek-v3.2-exp.json");
+    let path = golden("configs/deepseek-v3.2-exp.json");
     let refused = |options| describe_path(&path, &options).unwrap_err().to_string();
     assert!(refused(PlanOptions { ep: 257, ..PlanOptions::default() }).contains("1 to 256"));
     assert!(refused(PlanOptions { context_tokens: Some(200_000), ..PlanOptions::default() }).contains("163840"));

@@ -2,22 +2,7 @@ use proptest::prelude::*;
 
 use super::safetensors::read_header;
 use super::*;
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
-}
-
-/// A copy of a golden checkpoint that a test may damage.
-fn copy(name: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(golden(name)).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            std::fs::write(dir.path().join(entry.file_name()), std::fs::read(entry.path()).unwrap()).unwrap();
-        }
-    }
-    dir
-}
+use crate::testing::{copy, golden};
 
 fn refused(dir: &Path) -> String {
     match Files::open(dir) {
@@ -139,7 +124,13 @@ fn a_header_that_is_huge_or_contradicts_itself_is_refused() {
         assert!(matches!(found, Err(HeaderError::Size { .. } | HeaderError::Truncated { .. })), "{shape} {found:?}");
     }
     assert!(matches!(read_header(&file(&tensor("F32", "[4]", "[0, 16]"), 8)), Err(HeaderError::Truncated { .. })));
-    for header in ["[]", "{", r#"{"a": 1}"#, r#"{"a": {"dtype": "F32"}}"#, r#"{"a": {"dtype": 3, "shape": [], "data_offsets": [0, 0]}}"#] {
+    for header in [
+        "[]",
+        "{",
+        r#"{"a": 1}"#,
+        r#"{"a": {"dtype": "F32"}}"#,
+        r#"{"a": {"dtype": 3, "shape": [], "data_offsets": [0, 0]}}"#,
+    ] {
         assert!(matches!(read_header(&file(header, 8)), Err(HeaderError::Json(_))), "{header}");
     }
     let deep = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));

@@ -22,7 +22,7 @@ pub(super) fn run(
     weights: &Attention,
     cache: &mut Cache,
     ws: &mut Workspace,
-    probe: &mut Option<&mut dyn Probe>,
+    probe: &mut dyn Probe,
 ) {
     let (ctx, config, rows) = (&layer.model.ctx, &layer.model.config, layer.batch.rows);
     let normed = &ws.normed[..rows * config.hidden];

@@ -22,14 +22,14 @@ pub(super) fn run(
     weights: &IndexerWeights,
     cache: &mut Cache,
     ws: &mut Workspace,
-    probe: &mut Option<&mut dyn Probe>,
+    probe: &mut dyn Probe,
 ) {
     let Some(indexer) = layer.model.config.indexer else { return };
     let Choice::Own { scores: store, .. } = layer.model.all.layers[layer.number].choice else { return };
     project(layer, weights, &indexer, ws);
     encode(layer, weights, &mut cache.pools[store.0 as usize], ws);
     select(layer, &indexer, cache, store, ws);
-    if let Some(probe) = probe {
+    if probe.details() {
         for row in 0..layer.batch.rows {
             probe.chose(layer.id(), row, ws.choice.row(row), ws.choice.margins()[row]);
         }

@@ -4,20 +4,20 @@ use hadal_kernels::{Gate, GateScore, GroupScore, linear, moe_experts, moe_gate};
 
 use super::{Layer, exact};
 use crate::config::{Moe, Scoring};
-use crate::probe::Probe;
+use crate::probe::{Probe, Route};
 use crate::weights::Mlp;
 use crate::workspace::Workspace;
 
 /// Reads `normed` and leaves the block's answer in `answer`.
-pub(super) fn run(layer: &Layer<'_>, weights: &Mlp, ws: &mut Workspace, probe: &mut Option<&mut dyn Probe>) {
+pub(super) fn run(layer: &Layer<'_>, weights: &Mlp, ws: &mut Workspace, probe: &mut dyn Probe) {
     let (ctx, n) = (&layer.model.ctx, layer.batch.rows * layer.model.config.hidden);
     match (weights, &layer.model.config.moe) {
         (Mlp::Moe { gate, bias, shared, experts }, Some(moe)) => {
             let rows = layer.batch.rows;
             linear(exact(layer.model), gate, &ws.normed[..n], &mut ws.gate_logits[..rows * moe.experts]);
             route(layer, moe, bias.as_deref().unwrap_or_default(), ws);
-            if let Some(probe) = probe {
-                show(layer, ws, *probe);
+            if probe.details() {
+                show(layer, ws, probe);
             }
             let (x, answer) = (&ws.normed[..n], &mut ws.answer[..n]);
             match shared {
@@ -66,7 +66,7 @@ fn gate(moe: &Moe) -> Gate {
 fn show(layer: &Layer<'_>, ws: &Workspace, probe: &mut dyn Probe) {
     let r = &ws.routes;
     let rows = r.ids.chunks_exact(r.k).zip(r.weights.chunks_exact(r.k)).zip(&r.margins);
-    for (row, ((ids, weights), &margin)) in rows.enumerate() {
-        probe.routed(layer.id(), row, ids, weights, margin);
+    for (row, ((experts, weights), &margin)) in rows.enumerate() {
+        probe.routed(layer.id(), row, Route { experts, weights, margin });
     }
 }

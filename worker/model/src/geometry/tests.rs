@@ -1,7 +1,7 @@
 use super::*;
 
 fn published(name: &str) -> Config {
-    let path = format!("{}/../../tests/golden/configs/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let path = crate::testing::golden("configs").join(format!("{name}.json"));
     Config::parse(&std::fs::read(path).unwrap()).unwrap()
 }
 

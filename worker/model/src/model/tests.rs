@@ -1,7 +1,6 @@
 //! The laws of a step: chunks, batches, pages and threads change no bit, of logits or of the cache.
 
 use std::collections::HashMap;
-use std::path::Path as FilePath;
 
 use hadal_types::{BLOCK_TOKENS, StoreId, blocks_for};
 use proptest::prelude::*;
@@ -9,6 +8,7 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::step::{Logits, Slice};
+use crate::testing::golden;
 
 const DSA: [&str; 3] = ["deepseek_v32", "glm_moe_dsa", "deepseek_v32-fp8"];
 const ALL: [&str; 5] = ["deepseek_v32", "glm_moe_dsa", "deepseek_v32-fp8", "deepseek_v3", "deepseek_v2"];
@@ -22,8 +22,7 @@ fn load(name: &str, dtype: Dtype, kv: KvEncoding) -> Model {
 }
 
 fn load_on(name: &str, dtype: Dtype, kv: KvEncoding, path: Path, pool: Option<Arc<rayon::ThreadPool>>) -> Model {
-    let folder = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
-    let files = Files::open(&folder).unwrap();
+    let files = Files::open(&golden(name)).unwrap();
     Model::load(&files, &LoadOptions { dtype, kv, path, pool, progress: &|_| {} }).unwrap()
 }
 
@@ -307,12 +306,11 @@ fn numerics_tell_classes_apart() {
 
 #[test]
 fn loading_reports_progress_to_its_end() {
-    let folder = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/deepseek_v32");
     let reports = std::cell::RefCell::new(Vec::new());
     let progress = |p| reports.borrow_mut().push(p);
     let options =
         LoadOptions { dtype: Dtype::F32, kv: KvEncoding::F32, path: Path::Portable, pool: None, progress: &progress };
-    let model = Model::load(&Files::open(&folder).unwrap(), &options).unwrap();
+    let model = Model::load(&Files::open(&golden("deepseek_v32")).unwrap(), &options).unwrap();
     let reports = reports.into_inner();
     assert_eq!(reports.len(), model.config().main_layers());
     assert!(reports.windows(2).all(|w| w[0].bytes < w[1].bytes));

@@ -1,10 +1,9 @@
-use std::path::Path;
-
 use hadal_types::{Dtype, KvEncoding};
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::model::Model;
+use crate::testing::golden;
 
 /// A golden checkpoint as one header and its data, to be damaged by a test.
 struct Checkpoint {
@@ -15,13 +14,13 @@ struct Checkpoint {
 
 impl Checkpoint {
     fn read(name: &str) -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
-        let files = Files::open(&dir).unwrap();
+        let files = Files::open(&golden(name)).unwrap();
         let (mut header, mut data) = (Map::new(), Vec::new());
         for t in files.tensors() {
             let offsets = [data.len(), data.len() + t.bytes.len()];
             data.extend(t.bytes);
-            header.insert(t.name.to_owned(), json!({"dtype": t.dtype.name(), "shape": t.shape, "data_offsets": offsets}));
+            header
+                .insert(t.name.to_owned(), json!({"dtype": t.dtype.name(), "shape": t.shape, "data_offsets": offsets}));
         }
         let config = serde_json::from_slice(&files.small_file("config.json").unwrap().bytes).unwrap();
         Self { config, header, data }
