@@ -56,7 +56,8 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn a_checkpoint_that_is_not_there_is_named() {
-    for args in [vec!["up", "/nowhere", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"], vec!["inspect", "/nowhere"]] {
+    for args in [vec!["up", "/nowhere", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"], vec!["inspect", "/nowhere"]]
+    {
         let ended = run(&args);
         assert_eq!(ended.code, 66, "{}", ended.stderr);
         assert!(ended.stderr.contains("/nowhere"), "{}", ended.stderr);
@@ -78,9 +79,15 @@ fn inspect_prints_what_a_published_model_needs() {
 
 #[test]
 fn a_router_waits_for_its_coordinator_and_drains_at_a_signal() {
-    let mut router = Child::start(
-        hadal().args(["router", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--coordinator", "127.0.0.1:9"]),
-    );
+    let mut router = Child::start(hadal().args([
+        "router",
+        "--http",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--coordinator",
+        "127.0.0.1:9",
+    ]));
     let ready = router.get("/ready");
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     assert!(router.get("/health").starts_with("HTTP/1.1 200"));

@@ -9,34 +9,34 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The binary.
-pub fn hadal() -> Command {
+pub(crate) fn hadal() -> Command {
     Command::new(env!("CARGO_BIN_EXE_hadal"))
 }
 
 /// How a run ended.
-pub struct Ended {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Runs to the end.
-pub fn run(args: &[&str]) -> Ended {
+pub(crate) fn run(args: &[&str]) -> Ended {
     let output = hadal().args(args).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ended { code: output.status.code().unwrap(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 /// A process that serves; killed when dropped.
-pub struct Child {
+pub(crate) struct Child {
     process: std::process::Child,
     /// What it said of itself.
-    pub told: serde_json::Value,
+    pub(crate) told: serde_json::Value,
 }
 
 impl Child {
     /// Starts it and waits until it says where it listens.
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -53,12 +53,12 @@ impl Child {
     }
 
     /// GET, with headers.
-    pub fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: hadal\r\nconnection: close\r\n\r\n"))
     }
 
     /// POST of JSON, with headers.
-    pub fn post(&self, path: &str, body: &str) -> String {
+    pub(crate) fn post(&self, path: &str, body: &str) -> String {
         let length = body.len();
         self.exchange(&format!(
             "POST {path} HTTP/1.1\r\nhost: hadal\r\nconnection: close\r\ncontent-type: application/json\r\n\
@@ -67,7 +67,7 @@ impl Child {
     }
 
     /// SIGTERM; the exit code.
-    pub fn terminate(&mut self) -> i32 {
+    pub(crate) fn terminate(&mut self) -> i32 {
         // The shell's own kill, so that no crate is needed for one signal.
         let kill = format!("kill -TERM {}", self.process.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());

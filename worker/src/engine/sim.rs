@@ -23,6 +23,9 @@ use super::{Backend, EngineError, Info, Pages};
 
 /// Rows that a token is drawn from.
 const CHOSEN: u32 = 32;
+/// Longest sequence and vocabulary without a checkpoint.
+const CONTEXT: u32 = 131_072;
+const VOCAB: u32 = 129_280;
 /// c(-1).
 const ROOT: u64 = 0x6861_6461_6c00_0001;
 
@@ -42,12 +45,9 @@ pub struct SimConfig {
     /// Nanoseconds more for each pair of a row and a token that it attends to
     #[arg(long = "sim-context-token-ns", value_name = "NS", default_value_t = 5.0)]
     pub context_token_ns: f64,
-    /// Longest sequence, without a checkpoint
-    #[arg(long = "sim-context", value_name = "TOKENS", default_value_t = 131_072)]
-    pub context_tokens: u32,
-    /// Vocabulary, without a checkpoint
-    #[arg(long = "sim-vocab", value_name = "TOKENS", default_value_t = 129_280)]
-    pub vocab_tokens: u32,
+    /// Longest sequence; the checkpoint's when left out
+    #[arg(long = "sim-context", value_name = "TOKENS")]
+    pub context_tokens: Option<u32>,
 }
 
 impl Default for SimConfig {
@@ -57,8 +57,7 @@ impl Default for SimConfig {
             prefill_token: Duration::from_micros(50),
             decode_token: Duration::from_micros(100),
             context_token_ns: 5.0,
-            context_tokens: 131_072,
-            vocab_tokens: 129_280,
+            context_tokens: None,
         }
     }
 }
@@ -124,8 +123,8 @@ pub(super) fn info(config: &SimConfig, files: Option<&Files>, name: &str) -> Inf
         fingerprint,
         class: numerics.class(),
         geometry: geometry.into(),
-        context_tokens: files.map_or(config.context_tokens, |f| f.config().context_tokens),
-        vocab_tokens: files.map_or(config.vocab_tokens, |f| f.config().vocab as u32),
+        context_tokens: config.context_tokens.unwrap_or_else(|| files.map_or(CONTEXT, |f| f.config().context_tokens)),
+        vocab_tokens: files.map_or(VOCAB, |f| f.config().vocab as u32),
         weights_bytes: 0,
         files: files.map_or(&[][..], Files::small_files).into(),
     }
