@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     transfers: IntCounterVec,
     transfer_time: HistogramVec,
     recomputes: IntCounterVec,
+    ttft: HistogramVec,
+    tpot: HistogramVec,
     errors: IntCounterVec,
     events_dropped: IntCounterVec,
     weights: IntGaugeVec,
@@ -83,6 +85,8 @@ impl Counters {
             transfers: metrics.counter(&c::WORKER_TRANSFERS)?,
             transfer_time: metrics.histogram(&c::WORKER_TRANSFER_TIME)?,
             recomputes: metrics.counter(&c::WORKER_RECOMPUTES)?,
+            ttft: metrics.histogram(&c::WORKER_TTFT)?,
+            tpot: metrics.histogram(&c::WORKER_TPOT)?,
             errors: metrics.counter(&c::WORKER_ERRORS)?,
             events_dropped: metrics.counter(&c::WORKER_EVENTS_DROPPED)?,
             weights: metrics.gauge(&c::WORKER_WEIGHT_BYTES)?,
@@ -95,6 +99,15 @@ impl Counters {
         self.requests.with_label_values(&[leg.name(), outcome]).inc();
         if let Some(kind) = failure.filter(|k| *k != FailureKind::Cancelled) {
             self.errors.with_label_values(&[errors::name(kind)]).inc();
+        }
+    }
+
+    /// Of a request that finished with so many tokens.
+    pub(crate) fn finished(&self, prefill_us: u64, decode_us: u64, tokens: u64) {
+        self.ttft.with_label_values::<&str>(&[]).observe(prefill_us as f64 * 1e-6);
+        if tokens > 1 {
+            let each = decode_us as f64 * 1e-6 / (tokens - 1) as f64;
+            self.tpot.with_label_values::<&str>(&[]).observe(each);
         }
     }
 

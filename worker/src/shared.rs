@@ -9,6 +9,9 @@ use hadal_types::Ledger;
 /// Step samples between two heartbeats.
 const SAMPLES_MAX: usize = 64;
 
+/// Accepted requests between two heartbeats; while the coordinator is away the rest is not worth keeping.
+const ACCEPTED_MAX: usize = 4096;
+
 /// The worker as of its last step boundary.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -19,6 +22,9 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) request_ids: Vec<String>,
+    /// Requests accepted since the last heartbeat, which names them even if they have ended: what the coordinator keeps
+    /// free for a request is kept until a heartbeat names it.
+    accepted: Vec<String>,
     pub(crate) prefill_tokens_queued: u64,
     pub(crate) draining: bool,
     /// The latest steps since the last heartbeat.
@@ -41,14 +47,35 @@ impl State {
         self.samples.push_back(sample);
     }
 
+    /// Notes requests that were accepted; the ledger must be one that counts them.
+    pub(crate) fn accept(&mut self, requests: impl Iterator<Item = String>) {
+        let room = ACCEPTED_MAX.saturating_sub(self.accepted.len());
+        self.accepted.extend(requests.take(room));
+    }
+
     pub(crate) fn heartbeat(&mut self, sequence: u64) -> w::Heartbeat {
+        let mut request_ids = self.request_ids.clone();
+        request_ids.append(&mut self.accepted);
         w::Heartbeat {
             sequence,
             ledger: Some((&self.ledger).into()),
             steps: self.samples.drain(..).collect(),
-            request_ids: self.request_ids.clone(),
+            request_ids,
             draining: self.draining,
             prefill_tokens_queued: self.prefill_tokens_queued,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_came_and_went_between_two_heartbeats_is_named_once() {
+        let mut state = State { request_ids: vec!["runs".into()], ..State::default() };
+        state.accept(["gone".to_owned()].into_iter());
+        assert_eq!(state.heartbeat(1).request_ids, ["runs", "gone"]);
+        assert_eq!(state.heartbeat(2).request_ids, ["runs"]);
     }
 }

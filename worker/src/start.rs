@@ -157,10 +157,19 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     let coordinator = channel(&config.coordinator, shell.exposure.tls.as_ref())?;
     let listeners = Listeners::open(&config, &shell)?;
     let name = config.id.clone().unwrap_or_else(|| format!("{}-{:08x}", config.role, incarnation.0 >> 32));
-    let id = WorkerId(name);
+    let identity = Identity {
+        id: WorkerId(name),
+        incarnation,
+        role: config.role,
+        grpc_address: listeners.grpc_address.clone(),
+        transfer_address: listeners.transfer_address.clone(),
+        info,
+    };
+    let shared = Arc::new(Shared::default());
+    shared.lock().ledger = core.ledger();
+    let handle = handle(&identity, &listeners, (&shell, &shared))?;
 
-    let us = Expect { incarnation, class: info.class, geometry: Arc::clone(&info.geometry) };
-    let connector = connector(&config, &shell, &listeners, (us, &counters));
+    let connector = connector(&config, &shell, &identity, &counters);
     let (steps, inbox) = Steps::new(config.step_queue);
     let (events, cache_events) = mpsc::channel(config.event_queue);
     let context = Arc::new(Context {
@@ -170,39 +179,19 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
         connector: Arc::new(connector.clone()) as Arc<dyn Connector>,
         peers: Peers::new(shell.exposure.tls.clone()),
         incarnation,
-        info: info.clone(),
-        limits: limits(&config, &info),
+        info: identity.info.clone(),
+        limits: limits(&config, &identity.info),
         events,
     });
-    let shared = Arc::new(Shared::default());
-    shared.lock().ledger = core.ledger();
-    let handle = Handle {
-        id: id.clone(),
-        incarnation,
-        grpc_address: address(&listeners.grpc)?,
-        transfer_address: listeners.transfer.as_ref().map(address).transpose()?,
-        metrics_address: listeners.metrics.as_ref().map(address).transpose()?,
-        tasks: shell.tasks.clone(),
-        shared: Arc::clone(&shared),
-    };
-
-    let named: Vec<(Part, u32)> = Part::ALL.into_iter().map(|part| (part, pages[part.index()])).collect();
+    let named = Part::ALL.map(|part| (part, pages[part.index()]));
     let backend = engine.backend(&named, config.step_tokens);
     let drained = run_steps(StepLoop::new(core, backend, inbox, Arc::clone(&context), Arc::clone(&shared)))?;
-    let identity = Identity {
-        id,
-        incarnation,
-        role: config.role,
-        grpc_address: listeners.grpc_address.clone(),
-        transfer_address: listeners.transfer_address.clone(),
-        info,
-    };
     let tasks = shell.tasks.clone();
     let attach = Attach {
         identity,
         coordinator: config.coordinator.clone(),
         channel: coordinator,
-        steps: steps.clone(),
+        steps,
         shared: Arc::clone(&shared),
         counters,
         events: cache_events,
@@ -211,8 +200,24 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     };
     shell.tasks.spawn_service("attach", attach.run());
     serve(&shell, listeners, (context, config.role, connector), (shared, drained));
-    tracing::info!(worker = %handle.id, role = %config.role, grpc = %handle.grpc_address, pages = ?pages, "worker started");
+    tracing::info!(worker = %handle.id, role = %config.role, grpc = %handle.grpc_address, ?pages, "worker started");
     Ok(handle)
+}
+
+fn handle(
+    identity: &Identity,
+    listeners: &Listeners,
+    (shell, shared): (&Shell, &Arc<Shared>),
+) -> Result<Handle, StartError> {
+    Ok(Handle {
+        id: identity.id.clone(),
+        incarnation: identity.incarnation,
+        grpc_address: address(&listeners.grpc)?,
+        transfer_address: listeners.transfer.as_ref().map(address).transpose()?,
+        metrics_address: listeners.metrics.as_ref().map(address).transpose()?,
+        tasks: shell.tasks.clone(),
+        shared: Arc::clone(shared),
+    })
 }
 
 fn core_config(
@@ -252,11 +257,12 @@ fn limits(config: &Config, info: &Info) -> Limits {
     }
 }
 
-fn connector(config: &Config, shell: &Shell, listeners: &Listeners, (us, counters): (Expect, &Counters)) -> Tcp {
+fn connector(config: &Config, shell: &Shell, identity: &Identity, counters: &Counters) -> Tcp {
     let counters = counters.clone();
+    let Identity { incarnation, info, .. } = identity;
     Tcp::new(TcpConfig {
-        address: listeners.transfer_address.clone(),
-        us,
+        address: identity.transfer_address.clone(),
+        us: Expect { incarnation: *incarnation, class: info.class, geometry: Arc::clone(&info.geometry) },
         timeouts: Timeouts { stall: config.kv_stall, ..Timeouts::default() },
         tls: shell.exposure.tls.clone(),
         on_error: Arc::new(move |kind| counters.transfer_ended(Direction::Sent, kind.name())),

@@ -96,6 +96,9 @@ impl StepLoop {
     /// Runs until the worker is drained or must stop. To be called on its own thread, within the runtime's context.
     pub(crate) fn run(mut self) {
         self.context.steps.attach_thread();
+        // However this ends, the server must not wait for it. What waits in the queue is dropped then, which ends its
+        // streams with an error.
+        let _ended = self.drained.clone().drop_guard();
         let stop = self.context.tasks.stop_token();
         while !stop.is_cancelled() {
             self.take_messages();
@@ -110,13 +113,11 @@ impl StepLoop {
                 continue;
             }
             if self.streams.drained {
-                self.drained.cancel();
-                break;
+                return;
             }
+            self.note_sequences(0, 0);
             std::thread::park_timeout(self.patience());
         }
-        // What waits in the queue is dropped now, which ends its streams with an error.
-        self.drained.cancel();
     }
 
     fn now(&self) -> Duration {
@@ -186,10 +187,12 @@ impl StepLoop {
             salt: request.salt.clone(),
             deadline: request.deadline,
             leg: None,
+            tokens: 0,
             overflowed: false,
         };
         self.streams.owned.insert(key, owned);
         self.streams.changed = true;
+        self.streams.accepted.push(request.request.as_str().to_owned());
         self.on(Event::Generate(key, request));
     }
 
@@ -202,6 +205,7 @@ impl StepLoop {
         let (lease, lease_until) = (request.lease, request.lease_until);
         self.streams.prefills.insert(key, Prefilling { outlet, receiver, lease, lease_until, connection: None });
         self.streams.changed = true;
+        self.streams.accepted.push(request.request.as_str().to_owned());
         self.on(Event::Prefill(key, request));
     }
 
@@ -293,14 +297,18 @@ impl StepLoop {
         let load = self.plan.load();
         self.context.counters.step(load, took.as_secs_f64());
         let decoding = load.decode_tokens as usize;
-        let all = self.streams.owned.len() + self.streams.prefills.len();
-        self.context.counters.sequences(all, self.plan.slices().len().saturating_sub(decoding), decoding);
+        self.note_sequences(self.plan.slices().len().saturating_sub(decoding), decoding);
         self.shared.lock().add_sample(w::StepSample {
             prefill_tokens: load.prefill_tokens,
             decode_tokens: load.decode_tokens,
             context_tokens: load.context_tokens,
             microseconds: took.as_micros() as u64,
         });
+    }
+
+    fn note_sequences(&self, prefilling: usize, decoding: usize) {
+        let all = self.streams.owned.len() + self.streams.prefills.len();
+        self.context.counters.sequences(all, prefilling, decoding);
     }
 
     /// Shows others where the worker stands.
@@ -314,11 +322,9 @@ impl StepLoop {
         state.ledger = ledger;
         state.prefill_tokens_queued = self.core.prefill_tokens_queued();
         state.draining = self.core.draining();
+        state.accept(self.streams.accepted.drain(..));
         if std::mem::take(&mut self.streams.changed) {
             state.request_ids = self.core.request_ids().map(|id| id.as_str().to_owned()).collect();
-            if state.request_ids.is_empty() {
-                self.context.counters.sequences(0, 0, 0);
-            }
         }
     }
 }

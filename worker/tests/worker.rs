@@ -1,5 +1,7 @@
 //! Workers over loopback, with a coordinator that only listens.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a panic is how a test fails
+
 #[path = "worker/attach.rs"]
 mod attach;
 #[path = "worker/cancel.rs"]

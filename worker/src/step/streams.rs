@@ -30,7 +30,9 @@ pub(crate) struct Owned {
     pub(crate) deadline: Option<Duration>,
     /// Ends the leg when it is replaced or dropped.
     pub(crate) leg: Option<(u32, DropGuard)>,
-    /// Output tokens given to the outlet in the delta that nobody took.
+    /// Tokens computed here.
+    pub(crate) tokens: u64,
+    /// Whether its reader lags too far behind.
     pub(crate) overflowed: bool,
 }
 
@@ -61,6 +63,8 @@ pub(crate) struct Streams {
     pub(crate) broken: Vec<RequestKey>,
     /// Whether the set of requests changed since it was last asked.
     pub(crate) changed: bool,
+    /// Requests accepted since the worker's state was last shown.
+    pub(crate) accepted: Vec<String>,
     pub(crate) drained: bool,
 }
 
@@ -73,6 +77,7 @@ impl Streams {
             overflowed: Vec::new(),
             broken: Vec::new(),
             changed: true,
+            accepted: Vec::new(),
             drained: false,
         }
     }
@@ -83,8 +88,7 @@ impl Streams {
             Command::Started { request, cached_tokens, remote } => self.started(request, cached_tokens, remote),
             Command::Delta { request, index, token, logprobs } => self.delta(request, index, token, logprobs),
             Command::Finished { request, reason, prefill_us, decode_us } => {
-                let finished = finished(reason, prefill_us, decode_us);
-                self.end_owned(request, Event::Finished(finished));
+                self.finished(request, finished(reason, prefill_us, decode_us));
             }
             Command::Failed { request, failure } => self.failed(request, failure),
             Command::StartPrefill { request, leg, tokens, blocks_held, lease } => {
@@ -126,6 +130,7 @@ impl Streams {
             logprob: l.logprob,
             top: l.top.into_iter().map(|(token, logprob)| w::TopLogprob { token, logprob }).collect(),
         });
+        owned.tokens += 1;
         let mut waiting = 1;
         owned.outlet.join(|last| {
             if let Some(w::GenerateEvent { event: Some(Event::Delta(delta)) }) = last {
@@ -143,11 +148,13 @@ impl Streams {
         }
     }
 
-    fn end_owned(&mut self, request: RequestKey, event: Event) {
+    fn finished(&mut self, request: RequestKey, finished: w::Finished) {
         let Some(owned) = self.owned.remove(&request) else { return };
         self.changed = true;
-        self.context.counters.request_ended(Leg::Generate, None);
-        owned.outlet.end(w::GenerateEvent { event: Some(event) });
+        let counters = &self.context.counters;
+        counters.request_ended(Leg::Generate, None);
+        counters.finished(finished.prefill_us, finished.decode_us, owned.tokens);
+        owned.outlet.end(w::GenerateEvent { event: Some(Event::Finished(finished)) });
     }
 
     fn failed(&mut self, request: RequestKey, failure: Failure) {

@@ -24,7 +24,7 @@ async fn random_cancellations_give_every_page_back_on_both_sides() {
     let decode = worker(config(Role::Decode, "d"), &engine).await;
     let router = Router::new(&decode, &engine);
     let mut state = 5;
-    for round in 0..20_u32 {
+    for round in 0..100_u32 {
         let streams = (0..10).map(|i| {
             let number = round * 10 + i;
             let mut request =

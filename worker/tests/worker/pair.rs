@@ -1,7 +1,11 @@
 //! Prefill on one worker and decode on another give what one worker gives alone.
 
 use hadal_proto::cluster as w;
+use hadal_shell::Shell;
+use hadal_shell::net::Exposure;
+use hadal_shell::tls::{Tls, TlsFiles};
 use hadal_types::Role;
+use hadal_worker::start;
 
 use crate::setup::{Router, config, is_idle, prompt, reference, sim, until, worker};
 
@@ -118,4 +122,72 @@ async fn a_malformed_request_is_refused_in_words() {
         assert!(!error.retryable && !error.worker_fault && !error.message.is_empty());
     }
     assert!(router.ask(asked).await.error.is_none(), "the worker goes on");
+}
+
+/// An authority and one certificate for all workers.
+fn certificates() -> Tls {
+    let folder = tempfile::tempdir().unwrap();
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let files = TlsFiles {
+        cert: write("cert.pem", leaf.pem()),
+        key: write("key.pem", key.serialize_pem()),
+        ca: write("ca.pem", root.pem()),
+        name: None,
+    };
+    Tls::load(&files).unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_pair_answers_over_tls_and_strangers_are_kept_out() {
+    let engine = sim();
+    let tls = certificates();
+    let shell = || Shell { exposure: Exposure { tls: Some(tls.clone()), insecure: false }, ..Shell::local() };
+    let prefill = start(config(Role::Prefill, "p"), engine.clone(), shell()).await.unwrap();
+    let decode = start(config(Role::Decode, "d"), engine.clone(), shell()).await.unwrap();
+    let plain = Router::new(&decode, &engine);
+    let mut asked = plain.request("r", &prompt(1, 300), 5);
+    asked.prefill = Some(reference(&prefill));
+    assert!(plain.client.clone().generate(asked.clone()).await.is_err(), "without a certificate");
+    let router = Router::over(&decode, &engine, Some(&tls));
+    let answer = router.ask(asked).await;
+    assert_eq!((answer.tokens.len(), answer.error), (5, None));
+    assert_eq!(answer.started.unwrap().prefill_worker, "p");
+}
+
+#[tokio::test]
+async fn what_happened_is_counted() {
+    let engine = sim();
+    let shell = Shell::local();
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = start(config(Role::Decode, "d"), engine.clone(), shell.clone()).await.unwrap();
+    let router = Router::new(&decode, &engine);
+    let mut request = router.request("r", &prompt(1, 300), 5);
+    request.prefill = Some(reference(&prefill));
+    router.ask(request).await;
+    until("pages come back", || is_idle(&decode)).await;
+    let text = hadal_shell::metrics::render([&shell.metrics]);
+    for line in [
+        "hadal_worker_requests_total{leg=\"generate\",outcome=\"ok\"} 1",
+        "hadal_worker_transfers_total{direction=\"received\",outcome=\"ok\"} 1",
+        // Five blocks of 300 tokens.
+        "hadal_worker_kv_bytes_total{direction=\"received\",part=\"index\"} 2560",
+        "hadal_worker_kv_bytes_total{direction=\"received\",part=\"latent\"} 7680",
+        "hadal_worker_tokens_total{phase=\"decode\"} 5",
+        "hadal_worker_pages{part=\"index\",state=\"used\"} 0",
+        "hadal_worker_ttft_seconds_count 1",
+        "hadal_worker_tpot_seconds_count 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hadal_proto::cluster as w;
 use hadal_proto::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use hadal_proto::cluster::worker_client::WorkerClient;
+use hadal_shell::tls::Tls;
 use hadal_shell::{Shell, grpc};
 use hadal_types::{Part, Role, SamplingParams};
 use hadal_worker::{Config, Engine, Handle, SimConfig, start};
@@ -191,7 +192,11 @@ pub(crate) struct Answer {
 
 impl Router {
     pub(crate) fn new(worker: &Handle, engine: &Engine) -> Self {
-        let channel = grpc::channel(&worker.grpc_address.to_string(), None).unwrap();
+        Self::over(worker, engine, None)
+    }
+
+    pub(crate) fn over(worker: &Handle, engine: &Engine, tls: Option<&Tls>) -> Self {
+        let channel = grpc::channel(&worker.grpc_address.to_string(), tls).unwrap();
         Self { client: WorkerClient::new(channel), engine: engine.clone() }
     }
 

@@ -422,7 +422,7 @@ pub static WORKER_TRANSFERS: Desc = Desc {
     help: "Transfers of a prompt's cache that ended, by direction (sent, received) and outcome (ok, or the error's kind).",
     unit: "transfers",
     labels: &["direction", "outcome"],
-    advice: "checksum: a faulty network or memory; expired: prefill is slower than the lease.",
+    advice: "checksum: a faulty network or memory; lease, timeout: prefill is slower than --prefill-lease.",
 };
 /// Transfer time.
 pub static WORKER_TRANSFER_TIME: Desc = Desc {
@@ -441,6 +441,24 @@ pub static WORKER_RECOMPUTES: Desc = Desc {
     unit: "prompts",
     labels: &["reason"],
     advice: "Costs decode time; find the reason in hadal_worker_transfers_total and the logs.",
+};
+/// Time to first token at the worker.
+pub static WORKER_TTFT: Desc = Desc {
+    name: "hadal_worker_ttft_seconds",
+    kind: Kind::Histogram(LATENCY_SECONDS),
+    help: "Time from a request's arrival at its decode worker to its first token.",
+    unit: "seconds",
+    labels: &[],
+    advice: "Compare with hadal_router_ttft_seconds: the difference is placement and the network.",
+};
+/// Time per output token at the worker.
+pub static WORKER_TPOT: Desc = Desc {
+    name: "hadal_worker_tpot_seconds",
+    kind: Kind::Histogram(SHORT_SECONDS),
+    help: "Mean time per output token after the first, of each finished request.",
+    unit: "seconds",
+    labels: &[],
+    advice: "Well above hadal_worker_step_seconds: requests were preempted or waited for memory.",
 };
 /// Errors.
 pub static WORKER_ERRORS: Desc = Desc {
@@ -523,6 +541,8 @@ pub static ALL: &[&Desc] = &[
     &WORKER_TRANSFERS,
     &WORKER_TRANSFER_TIME,
     &WORKER_RECOMPUTES,
+    &WORKER_TTFT,
+    &WORKER_TPOT,
     &WORKER_ERRORS,
     &WORKER_EVENTS_DROPPED,
     &WORKER_WEIGHT_BYTES,
