@@ -192,7 +192,7 @@ impl StepLoop {
         };
         self.streams.owned.insert(key, owned);
         self.streams.changed = true;
-        self.streams.accepted.push(request.request.as_str().to_owned());
+        self.streams.accepted.push(request.id.as_str().to_owned());
         self.on(Event::Generate(key, request));
     }
 
@@ -205,7 +205,7 @@ impl StepLoop {
         let (lease, lease_until) = (request.lease, request.lease_until);
         self.streams.prefills.insert(key, Prefilling { outlet, receiver, lease, lease_until, connection: None });
         self.streams.changed = true;
-        self.streams.accepted.push(request.request.as_str().to_owned());
+        self.streams.accepted.push(request.id.as_str().to_owned());
         self.on(Event::Prefill(key, request));
     }
 

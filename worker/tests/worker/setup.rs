@@ -42,12 +42,14 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
 /// What the coordinator was told, by worker id.
 pub(crate) type Reports = Arc<Mutex<Vec<(String, Report)>>>;
 
+type CommandSender = mpsc::Sender<Result<w::CoordinatorCommand, Status>>;
+
 /// A coordinator that registers everybody and places nothing.
 #[derive(Clone, Default)]
 pub(crate) struct Fake {
     pub(crate) reports: Reports,
     /// Sent to every worker that connects, after its registration.
-    pub(crate) commands: Arc<Mutex<Vec<mpsc::Sender<Result<w::CoordinatorCommand, Status>>>>>,
+    pub(crate) commands: Arc<Mutex<Vec<CommandSender>>>,
     pub(crate) refuses: bool,
 }
 
