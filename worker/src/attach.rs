@@ -137,10 +137,7 @@ impl Attach {
         tracing::info!(coordinator = %self.coordinator, term = registered.term, "registered");
         let mut heartbeats = tokio::time::interval(Duration::from_millis(registered.heartbeat_ms.clamp(10, 60_000)));
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (sequence, left) = (0, false);
-        // The coordinator knows nothing of what is cached here, or what it knew is of another connection.
-        let snapshot = Some(self.ask_snapshot().await?);
-        Ok(Connection { reports, commands, heartbeats, sequence, snapshot, left })
+        Ok(Connection { reports, commands, heartbeats, sequence: 0, snapshot: None, left: false })
     }
 
     async fn ask_snapshot(&self) -> Result<oneshot::Receiver<CacheSnapshot>, Lost> {

@@ -73,6 +73,9 @@ impl Coordinator for Fake {
                 if let Report::Register(register) = &report {
                     id = register.worker_id.clone();
                     let _ = commands.send(Ok(this.answer())).await;
+                    // What is cached there is not known here yet.
+                    let wanted = Command::SnapshotWanted(w::SnapshotWanted {});
+                    let _ = commands.send(Ok(w::CoordinatorCommand { command: Some(wanted) })).await;
                     this.commands.lock().unwrap().push(commands.clone());
                 }
                 this.reports.lock().unwrap().push((id.clone(), report));
