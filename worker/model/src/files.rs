@@ -189,7 +189,10 @@ impl Files {
         for name in names {
             let path = self.origin.join(&name);
             let Some(bytes) = get(&name)? else {
-                let advice = "fetch this shard of the checkpoint again (hadal pull resumes)".to_owned();
+                let advice = match wanted.is_empty() {
+                    true => format!("nor is there a {INDEX}; the weights have to be in safetensors files"),
+                    false => "fetch this shard of the checkpoint again (hadal pull resumes)".to_owned(),
+                };
                 return Err(OpenError::Missing { path, advice });
             };
             let header =

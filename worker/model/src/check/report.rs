@@ -120,20 +120,41 @@ fn narrowest(margins: &[LayerMargin]) -> String {
     least.map_or_else(|| "-".to_owned(), |m| format!("{:.1e} @{}:{}", m.margin, m.layer, m.row))
 }
 
+/// A row of the table.
+fn row(f: &mut fmt::Formatter<'_>, cells: [String; 13]) -> fmt::Result {
+    const WIDTHS: [usize; 13] = [8, 6, 4, 8, 8, 8, 8, 10, 10, 16, 16, 7, 6];
+    for (number, (cell, width)) in cells.iter().zip(WIDTHS).enumerate() {
+        match number {
+            0 => write!(f, "{cell:<width$}")?,
+            _ => write!(f, " {cell:>width$}")?,
+        }
+    }
+    writeln!(f)
+}
+
+impl PromptReport {
+    fn cells(&self, tolerance: f32) -> [String; 13] {
+        [
+            self.name.clone(),
+            self.tokens.to_string(),
+            self.new_tokens.to_string(),
+            cell(self.logits),
+            cell(self.hidden),
+            cell(self.mtp),
+            cell(self.router_weights),
+            choices(self.indexer),
+            choices(self.router),
+            narrowest(&self.index_margins),
+            narrowest(&self.router_margins),
+            if self.greedy_same { "same" } else { "DIFFERS" }.to_owned(),
+            if self.passed(tolerance) { "ok" } else { "BAD" }.to_owned(),
+        ]
+    }
+}
+
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} ({}, f32, {})", self.checkpoint, self.architecture, self.kernels)?;
-        let c = &self.constants;
-        writeln!(
-            f,
-            "relative differences: rope frequencies {}, cos/sin factor {}, attention scale {}",
-            cell(c.inv_freq),
-            cell(c.cos_sin_factor),
-            cell(c.attention_scale)
-        )?;
-        writeln!(
-            f,
-            "{:<8} {:>6} {:>4} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10} {:>16} {:>16} {:>7} result",
+        const HEAD: [&str; 13] = [
             "prompt",
             "tokens",
             "new",
@@ -145,27 +166,20 @@ impl fmt::Display for CheckReport {
             "router",
             "index margin",
             "router margin",
-            "greedy"
+            "greedy",
+            "result",
+        ];
+        writeln!(f, "{} ({}, f32, {})", self.checkpoint, self.architecture, self.kernels)?;
+        let c = &self.constants;
+        writeln!(
+            f,
+            "relative differences: rope frequencies {}, cos/sin factor {}, attention scale {}",
+            cell(c.inv_freq),
+            cell(c.cos_sin_factor),
+            cell(c.attention_scale)
         )?;
-        for p in &self.prompts {
-            writeln!(
-                f,
-                "{:<8} {:>6} {:>4} {:>8} {:>8} {:>8} {:>8} {:>10} {:>10} {:>16} {:>16} {:>7} {}",
-                p.name,
-                p.tokens,
-                p.new_tokens,
-                cell(p.logits),
-                cell(p.hidden),
-                cell(p.mtp),
-                cell(p.router_weights),
-                choices(p.indexer),
-                choices(p.router),
-                narrowest(&p.index_margins),
-                narrowest(&p.router_margins),
-                if p.greedy_same { "same" } else { "DIFFERS" },
-                if p.passed(self.tolerance) { "ok" } else { "BAD" }
-            )?;
-        }
+        row(f, HEAD.map(str::to_owned))?;
+        self.prompts.iter().try_for_each(|p| row(f, p.cells(self.tolerance)))?;
         let verdict = if self.passed() { "passed" } else { "FAILED" };
         write!(
             f,

@@ -73,7 +73,9 @@ fn a_missing_tokenizer_is_named_with_what_to_do() {
 fn a_missing_shard_is_named() {
     let dir = copy("deepseek_v32-fp8");
     std::fs::remove_file(dir.path().join("model-00002-of-00002.safetensors")).unwrap();
-    assert_says(&refused(dir.path()), &["model-00002-of-00002.safetensors", "missing"]);
+    assert_says(&refused(dir.path()), &["model-00002-of-00002.safetensors", "missing", "fetch this shard"]);
+    std::fs::remove_file(dir.path().join(INDEX)).unwrap();
+    assert_says(&refused(dir.path()), &["model.safetensors: missing", "nor is there a model.safetensors.index.json"]);
 }
 
 #[test]
