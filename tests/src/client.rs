@@ -57,6 +57,11 @@ pub fn request(model: &str, prompt: &[u32], sampling: SamplingOptions) -> Genera
     }
 }
 
+/// A prompt of so many ordinary tokens; another for each seed.
+pub fn tokens(seed: u32, count: u32) -> Vec<u32> {
+    (0..count).map(|i| 3 + (seed * 131 + i * 7) % 400).collect()
+}
+
 /// The most likely tokens, so many.
 pub fn greedy(max_tokens: u32) -> SamplingOptions {
     SamplingOptions {
@@ -136,22 +141,73 @@ impl Client {
         self.hadal.generate(request).await.map(tonic::Response::into_inner)
     }
 
+    /// Starts a request with metadata and a deadline of its own.
+    ///
+    /// # Errors
+    /// The router's status.
+    pub async fn stream_with(
+        &mut self,
+        request: tonic::Request<GenerateRequest>,
+    ) -> Result<Streaming<GenerateResponse>, tonic::Status> {
+        self.hadal.generate(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Starts a request whose answer is read as the test goes on.
+    ///
+    /// # Errors
+    /// The router's status.
+    pub async fn open(&mut self, request: GenerateRequest) -> Result<Open> {
+        let events = timeout(PATIENCE, self.stream(request)).await.context("no answer begins in time")??;
+        Ok(Open { events, answer: Answer::default() })
+    }
+
     /// A request's whole answer.
     ///
     /// # Errors
     /// The router's status, or deltas out of order.
     pub async fn generate(&mut self, request: GenerateRequest) -> Result<Answer> {
-        let whole = async {
-            let mut stream = self.stream(request).await?;
-            let mut answer = Answer::default();
-            while let Some(response) = stream.message().await? {
-                answer.take(response)?;
+        self.open(request).await?.rest().await
+    }
+}
+
+/// An answer under way. Dropping it cancels the request.
+pub struct Open {
+    events: Streaming<GenerateResponse>,
+    /// What came so far.
+    pub answer: Answer,
+}
+
+impl Open {
+    /// Reads until the first choice has so many tokens.
+    ///
+    /// # Errors
+    /// When the stream ends before, or takes too long.
+    pub async fn until_tokens(&mut self, count: usize) -> Result<()> {
+        let some = async {
+            while self.answer.tokens().len() < count {
+                let response = self.events.message().await?.context("the stream ended early")?;
+                self.answer.take(response)?;
             }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, some).await.with_context(|| format!("no {count} tokens in time"))?
+    }
+
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// The status with which the stream ends, an end without usage or reasons, or one that takes too long.
+    pub async fn rest(mut self) -> Result<Answer> {
+        let rest = async {
+            while let Some(response) = self.events.message().await? {
+                self.answer.take(response)?;
+            }
+            let answer = self.answer;
             if answer.usage.is_none() || answer.choices.values().any(|c| c.reason.is_none()) {
                 bail!("the stream ended early: {answer:?}");
             }
             anyhow::Ok(answer)
         };
-        timeout(PATIENCE, whole).await.context("an answer takes too long")?
+        timeout(PATIENCE, rest).await.context("an answer takes too long")?
     }
 }

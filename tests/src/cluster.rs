@@ -7,10 +7,14 @@ use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_proto::cluster::{FleetView, FleetWorker, WatchRequest};
 use tempfile::TempDir;
 use tokio::time::timeout;
+use tonic::transport::Channel;
 
 use crate::PATIENCE;
 use crate::client::Client;
 use crate::process::Process;
+
+/// Name of the model that a worker without `--model` serves.
+pub const BUNDLED: &str = "hadal-tiny";
 
 /// What to start.
 #[derive(Clone)]
@@ -42,6 +46,38 @@ impl Plan {
         plan
     }
 
+    /// Two prefill and two decode workers that take the time of steps on paper: no tokens to compare with others',
+    /// but steps as long as a test needs them.
+    pub fn sim(step: &str) -> Self {
+        Self::of(2, 2, &format!("--engine sim --sim-prefill-token 0s --sim-decode-token 0s --sim-step {step}"))
+    }
+
+    /// A coordinator's command line.
+    pub fn coordinator_args(&self, address: &str) -> Vec<String> {
+        let mut args = flags("coordinator --heartbeat 50ms --metrics 127.0.0.1:0 --grpc");
+        args.push(address.to_owned());
+        args.extend(self.coordinator.iter().chain(&self.all).cloned());
+        args
+    }
+
+    /// A router's command line.
+    pub fn router_args(&self, coordinator: &str) -> Vec<String> {
+        let mut args = flags("router --http 127.0.0.1:0 --grpc 127.0.0.1:0 --coordinator");
+        args.push(coordinator.to_owned());
+        args.extend(self.router.iter().chain(&self.all).cloned());
+        args
+    }
+
+    /// The command line of a worker whose role is in its name.
+    pub fn worker_args(&self, coordinator: &str, id: &str) -> Vec<String> {
+        let role = id.split('-').next().unwrap_or(id);
+        let mut args = flags("worker --metrics 127.0.0.1:0 --coordinator");
+        args.push(coordinator.to_owned());
+        args.extend(["--role", role, "--id", id].map(str::to_owned));
+        args.extend(self.worker.iter().chain(&self.all).cloned());
+        args
+    }
+
     /// So many workers with these flags.
     pub fn of(prefill: usize, decode: usize, worker: &str) -> Self {
         Self { prefill, decode, worker: flags(worker), coordinator: vec![], router: vec![], all: vec![] }
@@ -67,12 +103,8 @@ impl Cluster {
     /// With the log of the part that failed.
     pub async fn start(plan: Plan) -> Result<Self> {
         let logs = TempDir::new()?;
-        let mut args = flags("coordinator --grpc 127.0.0.1:0 --heartbeat 50ms");
-        args.extend(plan.coordinator.iter().chain(&plan.all).cloned());
-        let coordinator = Process::start(logs.path(), "coordinator", &args).await?;
-        let mut args = flags("router --http 127.0.0.1:0 --grpc 127.0.0.1:0 --coordinator");
-        args.push(coordinator.address("grpc")?.to_string());
-        args.extend(plan.router.iter().chain(&plan.all).cloned());
+        let coordinator = Process::start(logs.path(), "coordinator", &plan.coordinator_args("127.0.0.1:0")).await?;
+        let args = plan.router_args(&coordinator.address("grpc")?.to_string());
         let router = Process::start(logs.path(), "router", &args).await?;
         let mut cluster = Self { coordinator, workers: Vec::new(), router, plan, logs };
         let of = |role: &str, count: usize| (0..count).map(|i| format!("{role}-{i}")).collect::<Vec<_>>();
@@ -93,12 +125,24 @@ impl Cluster {
     /// # Errors
     /// With its log.
     pub async fn worker(&self, id: &str) -> Result<Process> {
-        let role = id.split('-').next().unwrap_or(id);
-        let mut args = flags("worker --metrics 127.0.0.1:0 --coordinator");
-        args.push(self.coordinator.address("grpc")?.to_string());
-        args.extend(["--role", role, "--id", id].map(str::to_owned));
-        args.extend(self.plan.worker.iter().chain(&self.plan.all).cloned());
+        let args = self.plan.worker_args(&self.coordinator.address("grpc")?.to_string(), id);
         Process::start(self.logs.path(), id, &args).await
+    }
+
+    /// Puts a new coordinator in the place of one that has ended, under the same address.
+    ///
+    /// # Errors
+    /// With its log.
+    pub async fn restart_coordinator(&mut self) -> Result<()> {
+        let address = self.coordinator.address("grpc")?.to_string();
+        let args = self.plan.coordinator_args(&address);
+        self.coordinator = Process::start(self.logs.path(), "coordinator-again", &args).await?;
+        Ok(())
+    }
+
+    /// The worker of that name.
+    pub fn named(&mut self, id: &str) -> Option<&mut Process> {
+        self.workers.iter_mut().find(|w| w.ready["id"] == id)
     }
 
     /// A client of its router.
@@ -115,6 +159,18 @@ impl Cluster {
     /// With the last view when it takes too long.
     pub async fn fleet_until(&self, what: &str, done: impl Fn(&FleetView) -> bool) -> Result<FleetView> {
         fleet_until(&self.coordinator.address("grpc")?.to_string(), what, done).await
+    }
+
+    /// The worker of a role that has most requests, when one has any.
+    ///
+    /// # Errors
+    /// When none has one in time.
+    pub async fn busiest(&self, role: &str) -> Result<String> {
+        let of_role =
+            |view: &FleetView| view.workers.iter().filter(|w| w.role == role).max_by_key(|w| w.requests).cloned();
+        let busy = |view: &FleetView| of_role(view).is_some_and(|w| w.requests > 0);
+        let view = self.fleet_until(&format!("a {role} worker has a request"), busy).await?;
+        Ok(of_role(&view).context("there was one")?.id)
     }
 
     /// Waits until no worker has a request and every page is free or cached.
@@ -142,7 +198,16 @@ pub fn idle(worker: &FleetWorker) -> bool {
 /// # Errors
 /// With the last view when it takes too long.
 pub async fn fleet_until(coordinator: &str, what: &str, done: impl Fn(&FleetView) -> bool) -> Result<FleetView> {
-    let mut client = CoordinatorClient::connect(format!("http://{coordinator}")).await?;
+    let channel = Channel::from_shared(format!("http://{coordinator}"))?.connect().await?;
+    fleet_until_over(channel, what, done).await
+}
+
+/// The same over a connection of the test's own.
+///
+/// # Errors
+/// With the last view when it takes too long.
+pub async fn fleet_until_over(channel: Channel, what: &str, done: impl Fn(&FleetView) -> bool) -> Result<FleetView> {
+    let mut client = CoordinatorClient::new(channel);
     let mut views = client.watch(WatchRequest {}).await?.into_inner();
     let mut last = None;
     let follow = async {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,20 +18,51 @@ pub struct Answer {
     pub text: String,
 }
 
+impl Answer {
+    /// The body, which is JSON.
+    ///
+    /// # Errors
+    /// With the whole answer when it is none.
+    pub fn json(&self) -> Result<Value> {
+        let body = self.text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).with_context(|| format!("no JSON in {:?}", self.text))
+    }
+}
+
+/// The bytes of a request that asks the server to close afterwards.
+pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         {more}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 /// Sends one request and reads until the server closes.
 ///
 /// # Errors
 /// When the connection breaks or the answer takes too long.
 pub async fn send(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<Answer> {
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    send_with(address, method, path, &[], body).await
+}
+
+/// The same with headers.
+///
+/// # Errors
+/// When the connection breaks or the answer takes too long.
+pub async fn send_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
+    let request = request(address, method, path, headers, body);
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(head.as_bytes()).await?;
         // A server may refuse by the head alone and close; its answer is still there to be read.
-        drop(stream.write_all(body.as_bytes()).await);
+        drop(stream.write_all(request.as_bytes()).await);
         let mut bytes = Vec::new();
         let read = stream.read_to_end(&mut bytes).await;
         if bytes.is_empty() {

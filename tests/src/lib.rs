@@ -5,6 +5,7 @@
 pub mod client;
 pub mod cluster;
 pub mod http;
+pub mod load;
 pub mod process;
 
 use std::path::{Path, PathBuf};

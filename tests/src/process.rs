@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::{PATIENCE, tail};
@@ -18,6 +20,7 @@ pub struct Process {
     /// What it said of itself when it was ready.
     pub ready: Value,
     log: PathBuf,
+    said: watch::Receiver<Arc<str>>,
 }
 
 /// The binary under test: `HADAL_BIN`, or the one beside the running test's build.
@@ -92,9 +95,14 @@ impl Process {
             .arg("--json")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log)?)
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
+        let (teller, said) = watch::channel(Arc::default());
+        let stderr = child.stderr.take().context("stderr is piped")?;
+        let copy = copy(stderr, tokio::fs::File::create(&log).await?, teller);
+        // Ends with the process, which is killed with the test.
+        drop(tokio::spawn(copy));
         let mut stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
         let mut line = String::new();
         let read = timeout(PATIENCE, stdout.read_line(&mut line)).await;
@@ -104,7 +112,7 @@ impl Process {
             bail!("hadal {} ended with {status}:\n{}", args.join(" "), tail(&log));
         }
         let ready = serde_json::from_str(&line).with_context(|| format!("{name} said {line:?}"))?;
-        Ok(Self { child, ready, log })
+        Ok(Self { child, ready, log, said })
     }
 
     /// An address that it told.
@@ -140,7 +148,19 @@ impl Process {
 
     /// Its log so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        self.said.borrow().to_string()
+    }
+
+    /// Waits until its log says all of `words` in one line.
+    ///
+    /// # Errors
+    /// With the end of its log when it does not say so in time, or ends before.
+    pub async fn until_says(&self, words: &[&str]) -> Result<()> {
+        let mut said = self.said.clone();
+        let says = |log: &Arc<str>| log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        let waited = timeout(PATIENCE, said.wait_for(says)).await;
+        let found = waited.is_ok_and(|log| log.is_ok());
+        found.then_some(()).with_context(|| format!("it does not say {words:?}:\n{}", tail(&self.log)))
     }
 
     /// Resident memory, in bytes.
@@ -153,5 +173,20 @@ impl Process {
         let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
         let kilobytes: u64 = line.split_whitespace().nth(1).context("no value")?.parse()?;
         Ok(kilobytes * 1024)
+    }
+}
+
+/// Keeps what a process complains, and tells of it.
+async fn copy(mut from: ChildStderr, mut to: tokio::fs::File, teller: watch::Sender<Arc<str>>) -> Result<()> {
+    let (mut all, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..count]).await?;
+        to.flush().await?;
+        all.extend_from_slice(&buffer[..count]);
+        teller.send_replace(String::from_utf8_lossy(&all).into());
     }
 }
