@@ -1,3 +1,5 @@
+//! Golden parity in f32, and that a check finds what is wrong.
+
 use super::*;
 use crate::files::TensorFile;
 use crate::testing::{copy, golden};

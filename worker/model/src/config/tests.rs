@@ -1,3 +1,5 @@
+//! Configurations of the four architectures, and those that are refused, by the key that is wrong.
+
 use serde_json::{Value, json};
 
 use super::*;

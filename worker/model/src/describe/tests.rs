@@ -1,3 +1,5 @@
+//! Published sizes come out of published configurations.
+
 use super::*;
 use crate::testing::golden;
 

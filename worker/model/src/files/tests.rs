@@ -1,3 +1,5 @@
+//! Checkpoints that open, and every way in which one may be damaged: what is wrong is named, and nothing panics.
+
 use proptest::prelude::*;
 
 use super::safetensors::read_header;

@@ -1,3 +1,5 @@
+//! Sizes of records, and which layers own and read which stores.
+
 use super::*;
 
 fn published(name: &str) -> Config {

@@ -1,3 +1,5 @@
+//! Checkpoints whose tensors are not what their configuration promises.
+
 use hadal_types::{Dtype, KvEncoding};
 use serde_json::{Map, Value, json};
 
