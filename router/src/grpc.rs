@@ -176,20 +176,17 @@ fn complete(
 ) -> impl Stream<Item = Result<Output, Failure>> + Send {
     let last = |event: &Result<Output, Failure>| matches!(event, Err(_) | Ok(Output::Usage { .. }));
     let broken = || Err(Failure::internal("the answer broke off before its end"));
-    outputs
-        .map(Some)
-        .chain(stream::once(async { None }))
-        .scan(false, move |ended, event| {
-            let next = match event {
-                _ if *ended => None,
-                Some(event) => {
-                    *ended = last(&event);
-                    Some(event)
-                }
-                None => Some(broken()),
-            };
-            std::future::ready(next)
-        })
+    outputs.map(Some).chain(stream::once(async { None })).scan(false, move |ended, event| {
+        let next = match event {
+            _ if *ended => None,
+            Some(event) => {
+                *ended = last(&event);
+                Some(event)
+            }
+            None => Some(broken()),
+        };
+        std::future::ready(next)
+    })
 }
 
 #[cfg(test)]

@@ -228,6 +228,9 @@ impl Stream for OutputStream {
 }
 
 #[cfg(test)]
+pub(crate) mod double;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

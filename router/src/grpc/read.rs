@@ -110,7 +110,10 @@ pub(super) fn conversation(
         return Err(Failure::invalid("messages", message));
     }
     if let Some(at) = messages.iter().position(|message| message.role.is_empty()) {
-        return Err(Failure::invalid("messages", format!("message {at} has no role; roles are system, user, assistant")));
+        return Err(Failure::invalid(
+            "messages",
+            format!("message {at} has no role; roles are system, user, assistant"),
+        ));
     }
     let mut options = ChatOptions {
         unix_time_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

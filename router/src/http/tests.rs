@@ -1,7 +1,5 @@
 //! The server against a double: bytes of answers, refusals, cancellation, bounds.
 
-mod double;
-
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -16,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use self::double::{BUFFER, Double, Script, delta, finished, usage};
 use super::*;
+use crate::service::double::{BUFFER, Double, Script, delta, finished, usage};
 
 const BODY_MAX: usize = 1 << 20;
 /// For waits that end at once unless something is broken.

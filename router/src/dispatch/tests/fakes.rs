@@ -134,7 +134,12 @@ impl FakeWorker {
         }
     }
 
-    async fn play(self, request: w::GenerateRequest, play: Play, events: mpsc::Sender<Result<w::GenerateEvent, Status>>) {
+    async fn play(
+        self,
+        request: w::GenerateRequest,
+        play: Play,
+        events: mpsc::Sender<Result<w::GenerateEvent, Status>>,
+    ) {
         use w::generate_event::Event;
         let send = async |event| events.send(Ok(w::GenerateEvent { event: Some(event) })).await.is_ok();
         if let Play::Refuse(kind, retryable) = play {
@@ -257,10 +262,7 @@ impl Coordinator for FakeCoordinator {
     type AttachStream = Events<w::CoordinatorCommand>;
     type WatchStream = Events<w::FleetView>;
 
-    async fn attach(
-        &self,
-        _: Request<Streaming<w::WorkerReport>>,
-    ) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(&self, _: Request<Streaming<w::WorkerReport>>) -> Result<Response<Self::AttachStream>, Status> {
         Err(Status::unimplemented("not played"))
     }
 

@@ -10,11 +10,11 @@ use hadal_router_core::{Failure, FailureKind, FinishReason, ModelText, TextDelta
 use hadal_types::Fingerprint;
 use tokio::sync::{mpsc, watch};
 
-use crate::service::{Backend, ModelInfo, Output, OutputStream, Readiness, ServedModel, Submission, Timings};
+use super::{Backend, ModelInfo, Output, OutputStream, Readiness, ServedModel, Submission, Timings};
 
 /// What a submission is answered with.
 #[derive(Clone)]
-pub(super) enum Script {
+pub(crate) enum Script {
     /// These events, then the end.
     Events(Vec<Result<Output, Failure>>),
     /// A refusal before anything else.
@@ -24,22 +24,22 @@ pub(super) enum Script {
 }
 
 #[derive(Clone)]
-pub(super) struct Double {
+pub(crate) struct Double {
     script: Script,
     model: Arc<ServedModel>,
-    pub(super) submissions: Arc<Mutex<Vec<Submission>>>,
-    pub(super) refused: Arc<Mutex<Vec<FailureKind>>>,
+    pub(crate) submissions: Arc<Mutex<Vec<Submission>>>,
+    pub(crate) refused: Arc<Mutex<Vec<FailureKind>>>,
     /// Events that were sent.
-    pub(super) sent: Arc<AtomicUsize>,
+    pub(crate) sent: Arc<AtomicUsize>,
     /// Answers that were dropped before their end.
-    pub(super) cancelled: watch::Sender<usize>,
+    pub(crate) cancelled: watch::Sender<usize>,
 }
 
 /// Events that an answer may be ahead of its reader.
-pub(super) const BUFFER: usize = 4;
+pub(crate) const BUFFER: usize = 4;
 
 impl Double {
-    pub(super) fn new(script: Script) -> Self {
+    pub(crate) fn new(script: Script) -> Self {
         Self {
             script,
             model: served(),
@@ -50,7 +50,7 @@ impl Double {
         }
     }
 
-    pub(super) fn submission(&self) -> Submission {
+    pub(crate) fn submission(&self) -> Submission {
         self.submissions.lock().unwrap().first().unwrap().clone()
     }
 }
@@ -120,15 +120,15 @@ impl Backend for Double {
     }
 }
 
-pub(super) fn delta(choice: u32, text: &str, token: u32) -> Output {
+pub(crate) fn delta(choice: u32, text: &str, token: u32) -> Output {
     Output::Delta(TextDelta { choice, text: text.into(), token_ids: vec![token], logprobs: vec![], first_token: 0 })
 }
 
-pub(super) fn finished(choice: u32, reason: FinishReason) -> Output {
+pub(crate) fn finished(choice: u32, reason: FinishReason) -> Output {
     Output::Finished { choice, reason, stop: None }
 }
 
-pub(super) fn usage(prompt_tokens: u32, completion_tokens: u32, cached_prompt_tokens: u32) -> Output {
+pub(crate) fn usage(prompt_tokens: u32, completion_tokens: u32, cached_prompt_tokens: u32) -> Output {
     let usage = Usage { prompt_tokens, completion_tokens, cached_prompt_tokens };
     Output::Usage { usage, timings: Timings::default() }
 }
