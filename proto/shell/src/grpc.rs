@@ -26,6 +26,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Streams that one connection may have at a time.
 const STREAMS_MAX: u32 = 4096;
 
+/// Bytes that a stream may be ahead of its reader. What is not read counts against the connection's window, too; that
+/// one has room for all streams, so that readers who do not read hold nobody up but themselves.
+const STREAM_WINDOW: u32 = 64 << 10;
+
 /// An address that is none, or TLS that does not fit.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} cannot be dialled: {problem}; write HOST:PORT")]
@@ -62,7 +66,9 @@ pub fn channel(address: &str, tls: Option<&Tls>) -> Result<Channel, ChannelError
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX);
     let endpoint = match tls {
         None => endpoint,
         Some(tls) => endpoint.tls_config(tls.tonic_client()).map_err(|e| wrong(e.to_string()))?,
