@@ -49,6 +49,7 @@ pub(crate) enum Command {
     #[command(after_help = parts::WORKER_HELP)]
     Worker(Box<parts::WorkerOptions>),
     /// Talk to a running cluster from a terminal
+    #[command(after_help = chat::HELP)]
     Chat(Box<chat::Options>),
     /// Print what a model is and needs: parameters, cache, memory; reads no weights
     #[command(after_help = inspect::HELP)]
