@@ -109,6 +109,20 @@ impl Widths {
     }
 }
 
+/// Numbers that the kernels keep during a step of so many rows: activations rounded for a product, the inside of an
+/// MLP, and the answers of experts, of which they compute a bounded number at a time.
+fn kernel_numbers(config: &Config, rows: u64) -> u64 {
+    const ANSWERS: u64 = 1024;
+    let hidden = config.hidden as u64;
+    let (shared, width, per_token) =
+        config.moe.map_or((0, 0, 0), |m| ((m.shared * m.width) as u64, m.width as u64, m.experts_per_token as u64));
+    let by_head = (config.heads * config.kv_rank.max(config.nope).max(config.v_dim)) as u64;
+    let dense = 4 * shared.max(config.mlp_width as u64);
+    let answers = (rows * per_token).min(ANSWERS.max(rows));
+    let experts = answers * (2 * hidden + 3 * width + hidden.max(width));
+    (rows * by_head.max(dense)).max(experts)
+}
+
 impl Workspace {
     /// For steps of at most `rows_max` rows.
     pub(crate) fn new(config: &Config, rows_max: usize) -> Self {
@@ -149,12 +163,13 @@ impl Workspace {
         }
     }
 
-    /// Bytes of a workspace: its buffers, and the positions that each row chooses. The kernels' own buffers depend on
-    /// the number of threads and not on the rows, and are small beside it.
+    /// Bytes that a step of so many rows takes: these buffers, the positions and experts that each row chooses, and what
+    /// the kernels keep for themselves.
     pub(crate) fn bytes_for(config: &Config, rows_max: usize) -> u64 {
         let chosen = config.indexer.map_or(0, |i| i.topk);
         let routed = config.moe.map_or(0, |m| 2 * m.experts_per_token);
-        4 * (rows_max as u64) * (Widths::new(config).total() + chosen + routed) as u64
+        let rows = rows_max as u64 * (Widths::new(config).total() + chosen + routed) as u64;
+        4 * (rows + kernel_numbers(config, rows_max as u64))
     }
 
     /// Rows of the largest step.

@@ -316,6 +316,6 @@ fn loading_reports_progress_to_its_end() {
     assert!(reports.windows(2).all(|w| w[0].bytes < w[1].bytes));
     let last = reports.last().unwrap();
     assert_eq!(last.bytes, last.bytes_total);
-    assert!(model.weights_bytes() > 0 && model.workspace_bytes(2) == 2 * model.workspace_bytes(1));
+    assert!(model.weights_bytes() > 0 && model.workspace_bytes(2) > model.workspace_bytes(1));
     assert_eq!(BLOCK_TOKENS as usize, hadal_kernels::PAGE_ROWS);
 }
