@@ -35,6 +35,10 @@ async fn cluster(workers: &[FakeWorker]) -> Cluster {
     Cluster { service: router(address, &shell), coordinator, shell }
 }
 
+async fn beside(worker: &FakeWorker) -> Cluster {
+    cluster(std::slice::from_ref(worker)).await
+}
+
 fn router(coordinator: String, shell: &Shell) -> Service {
     service(&Config { coordinator, wait_max: LONG, ..Config::default() }, shell).unwrap()
 }
@@ -138,7 +142,7 @@ fn tokens(choice: u32, count: u32) -> Vec<u32> {
 #[tokio::test]
 async fn an_answer_carries_what_the_request_says_and_counts_what_it_used() {
     let worker = FakeWorker::start("a", &[]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let submission = Submission { prompt: (0..130).collect(), ..cluster.submission().await };
     let prompt = submission.prompt.clone();
     let mut stream = timeout(LONG, cluster.service.submit(submission)).await.unwrap().unwrap();
@@ -167,7 +171,7 @@ async fn an_answer_carries_what_the_request_says_and_counts_what_it_used() {
 #[tokio::test]
 async fn choices_are_worker_requests_of_their_own_with_one_drawn_seed() {
     let worker = FakeWorker::start("a", &[]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let answer = cluster.answer(Submission { n: 2, seed: None, ..cluster.submission().await }).await;
     assert_eq!(answer.tokens, [tokens(0, 10), tokens(1, 10)]);
     assert_eq!(answer.ends, vec![Some((FinishReason::Length, None)); 2]);
@@ -219,7 +223,7 @@ async fn a_lost_worker_s_stream_goes_on_elsewhere_without_a_token_twice() {
 #[tokio::test]
 async fn a_worker_lost_after_the_last_token_costs_nothing() {
     let worker = FakeWorker::start("a", &[Play::Die(10)]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let answer = cluster.answer(cluster.submission().await).await;
     assert_eq!(answer.tokens, [tokens(0, 10)]);
     assert_eq!(answer.ends, [Some((FinishReason::Length, None))]);
@@ -230,7 +234,7 @@ async fn a_worker_lost_after_the_last_token_costs_nothing() {
 async fn four_attempts_are_all() {
     let busy = || Play::Refuse(w::error::Kind::Busy, true);
     let worker = FakeWorker::start("a", &[busy(), busy(), busy(), busy()]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let failure = cluster.failure(cluster.submission().await).await;
     assert_eq!(failure.kind, FailureKind::Overloaded);
     assert!(failure.message.contains("4 attempts") && failure.message.contains('a'), "{failure}");
@@ -240,7 +244,7 @@ async fn four_attempts_are_all() {
 #[tokio::test]
 async fn the_request_s_own_fault_is_not_tried_again() {
     let worker = FakeWorker::start("a", &[Play::Refuse(w::error::Kind::Invalid, false)]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     assert_eq!(cluster.failure(cluster.submission().await).await.kind, FailureKind::Invalid);
     assert_eq!(worker.requests().len(), 1);
 }
@@ -259,7 +263,7 @@ async fn a_refusal_of_the_coordinator_says_why_and_when_to_try_again() {
 #[tokio::test]
 async fn dropping_the_answer_drops_the_worker_s_stream_and_frees_the_id() {
     let worker = FakeWorker::start("a", &[Play::Hang]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let stream = timeout(LONG, cluster.service.submit(cluster.submission().await)).await.unwrap().unwrap();
     let twice = cluster.failure(cluster.submission().await).await;
     assert_eq!(twice.kind, FailureKind::Duplicate);
@@ -273,7 +277,7 @@ async fn dropping_the_answer_drops_the_worker_s_stream_and_frees_the_id() {
 #[tokio::test]
 async fn a_deadline_ends_the_request_and_the_worker_s_stream() {
     let worker = FakeWorker::start("a", &[Play::Hang]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let mut submission = cluster.submission().await;
     submission.context.deadline = Some(Instant::now() + Duration::from_millis(200));
     assert_eq!(cluster.failure(submission).await.kind, FailureKind::Deadline);
@@ -285,7 +289,7 @@ async fn a_deadline_ends_the_request_and_the_worker_s_stream() {
 #[tokio::test]
 async fn a_stop_string_ends_the_output_before_it_and_drops_the_worker_s_stream() {
     let worker = FakeWorker::start("a", &[]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let submission = cluster.submission().await;
     let whole = submission.model.text.decode(&tokens(0, 20));
     let stop: String = whole.chars().skip(9).take(4).collect();
@@ -301,7 +305,7 @@ async fn a_stop_string_ends_the_output_before_it_and_drops_the_worker_s_stream()
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_the_worker_up_and_not_the_memory() {
     let worker = FakeWorker::start("a", &[]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let count = 60_000;
     let submission = Submission { max_tokens: Some(count), ..cluster.submission().await };
     let model = Arc::clone(&submission.model);
@@ -377,7 +381,7 @@ async fn bad_prompts_are_refused_with_numbers() {
 #[tokio::test]
 async fn as_many_tokens_as_fit_follow_when_none_are_named() {
     let worker = FakeWorker::start("a", &[Play::Hang]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let submission = Submission { max_tokens: None, ..cluster.submission().await };
     let _stream = timeout(LONG, cluster.service.submit(submission)).await.unwrap().unwrap();
     assert_eq!(worker.requests()[0].sampling.as_ref().unwrap().max_tokens, (1 << 20) - 3);
@@ -386,7 +390,7 @@ async fn as_many_tokens_as_fit_follow_when_none_are_named() {
 #[tokio::test]
 async fn a_draining_router_takes_nothing_new_and_finishes_what_runs() {
     let worker = FakeWorker::start("a", &[]).await;
-    let cluster = cluster(&[worker.clone()]).await;
+    let cluster = beside(&worker).await;
     let (first, second) = (cluster.submission().await, cluster.submission().await);
     let model = Arc::clone(&first.model);
     let submission = Submission { max_tokens: Some(20_000), ..first };
