@@ -49,7 +49,13 @@ impl Plan {
     /// Two prefill and two decode workers that take the time of steps on paper: no tokens to compare with others',
     /// but steps as long as a test needs them.
     pub fn sim(step: &str) -> Self {
-        Self::of(2, 2, &format!("--engine sim --sim-prefill-token 0s --sim-decode-token 0s --sim-step {step}"))
+        Self::sim_prefilling(step, "0s")
+    }
+
+    /// The same, with steps that take longer for each token of a prompt.
+    pub fn sim_prefilling(step: &str, token: &str) -> Self {
+        let line = "--engine sim --sim-decode-token 0s --chunk-tokens 64 --step-tokens 256 --requests-max 64";
+        Self::of(2, 2, &format!("{line} --sim-step {step} --sim-prefill-token {token}"))
     }
 
     /// A coordinator's command line.

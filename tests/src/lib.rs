@@ -2,6 +2,7 @@
 //! 0, is bounded in time, and ends only processes that it started. Nothing polls or sleeps: readiness and pages are
 //! awaited on the streams by which the parts themselves tell of them.
 
+pub mod checkpoint;
 pub mod client;
 pub mod cluster;
 pub mod http;

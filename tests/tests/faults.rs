@@ -72,9 +72,8 @@ async fn streams_of_a_killed_decode_worker_go_on_elsewhere_with_the_same_tokens(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prompts_of_a_killed_prefill_worker_are_computed_elsewhere_with_the_same_tokens() -> Result<()> {
-    let mut plan = Plan::sim("2ms");
     // A step of the prompt is as long as it takes the test to notice that it runs.
-    plan.worker.extend(flags("--sim-prefill-token 1ms --chunk-tokens 64 --step-tokens 256"));
+    let plan = Plan::sim_prefilling("2ms", "1ms");
     let mut cluster = Cluster::start(plan).await?;
     let mut client = cluster.client().await?;
     let long = tokens(1, 1500);

@@ -39,8 +39,7 @@ async fn a_decode_worker_that_drains_finishes_its_streams_and_gets_no_new_ones()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefill_worker_that_drains_finishes_its_prompts() -> Result<()> {
-    let mut plan = Plan { prefill: 1, decode: 1, ..Plan::sim("1ms") };
-    plan.worker.extend(flags("--sim-prefill-token 1ms --chunk-tokens 64 --step-tokens 256"));
+    let plan = Plan { prefill: 1, decode: 1, ..Plan::sim_prefilling("1ms", "1ms") };
     let mut cluster = Cluster::start(plan).await?;
     let mut client = cluster.client().await?;
     let mut stream = client.open(request(BUNDLED, &tokens(1, 1000), greedy(10))).await?;
@@ -211,8 +210,7 @@ async fn a_file_configures_a_part_and_flags_win() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_free_pages_on_both_sides() -> Result<()> {
-    let mut plan = Plan { prefill: 1, decode: 1, ..Plan::sim("5ms") };
-    plan.worker.extend(flags("--sim-prefill-token 1ms --chunk-tokens 64 --step-tokens 256"));
+    let plan = Plan { prefill: 1, decode: 1, ..Plan::sim_prefilling("5ms", "1ms") };
     let cluster = Cluster::start(plan).await?;
     let mut client = cluster.client().await?;
     let decoding = request(BUNDLED, &tokens(1, 10), greedy(5000));
