@@ -44,10 +44,7 @@ pub(crate) struct Running {
 ///
 /// # Errors
 /// When they do not start, or could not go on.
-pub(crate) fn serve(
-    options: RunOptions,
-    start: impl Future<Output = Result<Running, Fault>>,
-) -> Result<Exit, Fault> {
+pub(crate) fn serve(options: RunOptions, start: impl Future<Output = Result<Running, Fault>>) -> Result<Exit, Fault> {
     log::init(&options.log).or_exit(Exit::Usage)?;
     let runtime = Runtime::new().or_exit(Exit::Os)?;
     let ended = runtime.block_on(until_drained(&options, start));

@@ -110,3 +110,30 @@ fn up_answers_on_free_ports_and_drains_at_a_signal() {
     }
     assert_eq!(up.terminate(), 0);
 }
+
+/// A router beside a worker that never ends a step, with one request running.
+fn busy_router(coordinator: &str, flags: &[&str]) -> Child {
+    let args = ["router", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--coordinator", coordinator];
+    let router = Child::start(hadal().args(args).args(flags));
+    router.until("/ready", |answer| answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")));
+    let request = router.request("/v1/completions", r#"{"model":"hadal-tiny","prompt":"Once upon a time"}"#);
+    // It ends with the process, and how does not matter.
+    std::thread::spawn(move || drop(request()));
+    let running = "hadal_router_requests_active{model=\"hadal-tiny\"} 1";
+    router.until("/metrics", |answer| answer.as_ref().is_ok_and(|a| a.contains(running)));
+    router
+}
+
+#[test]
+fn a_drain_ends_at_its_timeout_or_at_a_second_signal() {
+    let coordinator = Child::start(hadal().args(["coordinator", "--grpc", "127.0.0.1:0"]));
+    let address = coordinator.address("grpc");
+    let sim = ["worker", "--engine", "sim", "--sim-step", "1h", "--coordinator", &address];
+    let _worker = Child::start(hadal().args(sim));
+    let mut router = busy_router(&address, &["--drain-timeout", "1ms"]);
+    assert_eq!(router.terminate(), 75);
+    let mut router = busy_router(&address, &["--drain-timeout", "1h"]);
+    router.signal();
+    router.until("/ready", |answer| answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 503")) || answer.is_err());
+    assert_eq!(router.terminate(), 130);
+}

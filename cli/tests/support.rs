@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest wait for an answer, far beyond what any takes.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -43,35 +43,61 @@ impl Child {
         Self { process, told: serde_json::from_str(&line).expect("a line of JSON") }
     }
 
-    fn exchange(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(self.told["http"].as_str().unwrap()).unwrap();
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+    /// Where a listener of it is.
+    pub(crate) fn address(&self, listener: &str) -> String {
+        self.told[listener].as_str().unwrap().to_owned()
+    }
+
+    /// GET, with headers, or why there is no answer.
+    pub(crate) fn try_get(&self, path: &str) -> std::io::Result<String> {
+        exchange(&self.address("http"), &format!("GET {path} HTTP/1.1\r\nhost: hadal\r\nconnection: close\r\n\r\n"))
+    }
+
+    /// Asks again until the answer is as expected; each time waits for the answer, and not for ever.
+    pub(crate) fn until(&self, path: &str, expected: impl Fn(&std::io::Result<String>) -> bool) {
+        let begun = Instant::now();
+        while !expected(&self.try_get(path)) {
+            assert!(begun.elapsed() < TIMEOUT, "{path} of {} never became what is expected", self.told);
+            std::thread::yield_now();
+        }
     }
 
     /// GET, with headers.
     pub(crate) fn get(&self, path: &str) -> String {
-        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: hadal\r\nconnection: close\r\n\r\n"))
+        self.try_get(path).unwrap()
     }
 
     /// POST of JSON, with headers.
     pub(crate) fn post(&self, path: &str, body: &str) -> String {
-        let length = body.len();
-        self.exchange(&format!(
+        self.request(path, body)().unwrap()
+    }
+
+    /// The same, to be sent from another thread.
+    pub(crate) fn request(&self, path: &str, body: &str) -> impl FnOnce() -> std::io::Result<String> + Send + use<> {
+        let (address, length) = (self.address("http"), body.len());
+        let request = format!(
             "POST {path} HTTP/1.1\r\nhost: hadal\r\nconnection: close\r\ncontent-type: application/json\r\n\
              content-length: {length}\r\n\r\n{body}"
-        ))
+        );
+        move || exchange(&address, &request)
+    }
+
+    /// SIGTERM.
+    pub(crate) fn signal(&self) {
+        // The shell's own kill, so that no crate is needed for one signal.
+        let kill = format!("kill -TERM {}", self.process.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// The exit code.
+    pub(crate) fn wait(&mut self) -> i32 {
+        self.process.wait().unwrap().code().expect("an exit code, not a signal")
     }
 
     /// SIGTERM; the exit code.
     pub(crate) fn terminate(&mut self) -> i32 {
-        // The shell's own kill, so that no crate is needed for one signal.
-        let kill = format!("kill -TERM {}", self.process.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        self.process.wait().unwrap().code().expect("an exit code, not a signal")
+        self.signal();
+        self.wait()
     }
 }
 
@@ -80,4 +106,13 @@ impl Drop for Child {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+fn exchange(address: &str, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -17,8 +17,11 @@ pub(super) fn lines() -> io::Result<mpsc::Receiver<io::Result<String>>> {
         loop {
             match line(&mut stdin) {
                 Ok(None) => return,
-                Ok(Some(line)) if sender.blocking_send(Ok(line)).is_ok() => {}
-                Ok(Some(_)) => return,
+                Ok(Some(line)) => {
+                    if sender.blocking_send(Ok(line)).is_err() {
+                        return;
+                    }
+                }
                 Err(error) => {
                     // Whoever listened may be gone, and then nobody needs to know.
                     let _ = sender.blocking_send(Err(error));
