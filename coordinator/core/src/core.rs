@@ -13,6 +13,7 @@ use crate::event::{
     WorkerInfo,
 };
 use crate::fleet::{Beat, Fleet, Worker, WorkerView};
+use crate::placing::{LOOKAHEAD, never};
 use crate::policy::Policy;
 use crate::queue::{Queue, Waiting};
 use crate::sync::{Context, Sync};
@@ -258,8 +259,12 @@ impl Core {
             self.answer(place, Answer::Refused(refusal));
             return;
         }
-        self.pump.insert(request.model.clone());
+        let model = request.model.clone();
         self.queue.push(Waiting { place, request, arrived: self.now });
+        // Behind requests that do not fit, and with nothing changed, it would not be tried.
+        if self.queue.is_among_first(place, LOOKAHEAD) {
+            self.pump.insert(model);
+        }
         self.changed(false);
     }
 
@@ -284,7 +289,7 @@ impl Core {
         if !self.fleet.knows(&request.model) && !self.fleet.served().is_empty() {
             return Some(self.unknown_model(&request.model));
         }
-        None
+        never(&self.fleet, request)
     }
 
     fn unknown_model(&self, model: &str) -> Refusal {

@@ -67,7 +67,7 @@ impl Holder {
     }
 }
 
-/// 16 bytes, as most blocks have one holder.
+/// Ordered by slot, each slot once; 16 bytes, as most blocks have one holder.
 #[derive(Debug)]
 enum Holders {
     One(Holder),
@@ -114,9 +114,7 @@ impl Directory {
 
     /// What a worker holds of a block, in any tier.
     pub(crate) fn held(&self, slot: Slot, hash: ChainHash) -> PartSet {
-        let holders = self.table.get(&hash).map_or(&[][..], Holders::as_slice);
-        let found = holders.iter().find(|h| h.slot == slot && self.is_live(h));
-        found.map_or(PartSet::EMPTY, |h| h.parts())
+        self.holder(self.holders(hash), slot).map_or(PartSet::EMPTY, Holder::parts)
     }
 
     /// Takes a change of a block on a worker in.
@@ -135,14 +133,14 @@ impl Directory {
         let before = holders.len();
         holders.retain(|h| self.slots.get(usize::from(h.slot)).is_some_and(|s| s.epoch == h.epoch));
         self.stale -= before - holders.len();
-        let at = holders.iter().position(|h| h.slot == slot);
+        let at = holders.binary_search_by_key(&slot, |h| h.slot);
         let held = at.map_or(0, |at| holders[at].held);
         let now = if change.change == CacheChange::Stored { held | bits } else { held & !bits };
         match at {
-            Some(at) if now == 0 => _ = holders.swap_remove(at),
-            Some(at) => holders[at].held = now,
-            None if now == 0 => {}
-            None => holders.push(Holder { epoch, slot, held: now }),
+            Ok(at) if now == 0 => _ = holders.remove(at),
+            Ok(at) => holders[at].held = now,
+            Err(_) if now == 0 => {}
+            Err(at) => holders.insert(at, Holder { epoch, slot, held: now }),
         }
         let (was, is) = (usize::from(held != 0), usize::from(now != 0));
         self.live = self.live + is - was;
@@ -172,7 +170,8 @@ impl Directory {
     pub(crate) fn matches(&self, chain: &[ChainHash], wanted: PartSet) -> Vec<(Slot, u32)> {
         let mut found = Vec::new();
         let Some(first) = chain.first() else { return found };
-        let mut ranges = vec![(0, chain.len(), self.holders_among(*first, wanted, None))];
+        let of_first = self.holders(*first).iter().filter(|h| self.is_live(h) && h.parts().contains_all(wanted));
+        let mut ranges = vec![(0, chain.len(), of_first.map(|h| h.slot).collect::<Vec<Slot>>())];
         // Every worker of a range holds the blocks up to `from`, and none holds block `to`.
         while let Some((from, to, slots)) = ranges.pop() {
             if slots.is_empty() {
@@ -183,8 +182,9 @@ impl Directory {
                 continue;
             }
             let middle = from + (to - from) / 2;
-            let further = self.holders_among(chain[middle], wanted, Some(&slots));
-            let rest = slots.into_iter().filter(|slot| further.binary_search(slot).is_err()).collect();
+            let holders = self.holders(chain[middle]);
+            let holds = |slot: &Slot| self.holder(holders, *slot).is_some_and(|h| h.parts().contains_all(wanted));
+            let (further, rest) = slots.into_iter().partition(holds);
             ranges.push((from, middle, rest));
             ranges.push((middle, to, further));
         }
@@ -192,17 +192,14 @@ impl Directory {
         found
     }
 
-    /// The workers that hold a block, ordered by slot; only those of `among`, if it is given (ordered, too).
-    fn holders_among(&self, hash: ChainHash, wanted: PartSet, among: Option<&[Slot]>) -> Vec<Slot> {
-        let holders = self.table.get(&hash).map_or(&[][..], Holders::as_slice);
-        let mut slots: Vec<Slot> = holders
-            .iter()
-            .filter(|h| self.is_live(h) && h.parts().contains_all(wanted))
-            .map(|h| h.slot)
-            .filter(|slot| among.is_none_or(|among| among.binary_search(slot).is_ok()))
-            .collect();
-        slots.sort_unstable();
-        slots
+    /// The holders of a block, ordered by slot; some may be stale.
+    fn holders(&self, hash: ChainHash) -> &[Holder] {
+        self.table.get(&hash).map_or(&[], Holders::as_slice)
+    }
+
+    fn holder(&self, holders: &[Holder], slot: Slot) -> Option<Holder> {
+        let at = holders.binary_search_by_key(&slot, |h| h.slot).ok()?;
+        Some(holders[at]).filter(|h| self.is_live(h))
     }
 
     fn is_live(&self, holder: &Holder) -> bool {

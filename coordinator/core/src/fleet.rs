@@ -88,7 +88,7 @@ impl Worker {
         (taken + self.pending.blocks() <= self.ledger.blocks_available()).then_some(taken)
     }
 
-    pub(crate) fn beat(&mut self, now: Duration, heartbeat: Heartbeat) -> Beat {
+    pub(crate) fn beat(&mut self, now: Duration, mut heartbeat: Heartbeat) -> Beat {
         if self.heartbeat.is_some_and(|last| heartbeat.sequence <= last) {
             return Beat::Stale;
         }
@@ -100,6 +100,8 @@ impl Worker {
         }
         self.heartbeat = Some(heartbeat.sequence);
         self.heard = now;
+        heartbeat.requests.sort_unstable();
+        heartbeat.requests.dedup();
         self.requests = heartbeat.requests.len() as u64;
         for request in &heartbeat.requests {
             self.pending.remove_all(request);

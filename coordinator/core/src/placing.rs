@@ -16,19 +16,21 @@ use crate::event::{Answer, ConnectionId, Leg, PlaceId, Placement};
 use crate::pending::Claim;
 use search::{Attempt, Choice, Plan, Search};
 
-pub(crate) use search::hash;
+pub(crate) use search::{hash, never};
 
 /// Requests of a group that are tried one after another although none finds a place.
-const LOOKAHEAD: usize = 8;
+pub(crate) const LOOKAHEAD: usize = 8;
 
 impl Core {
     /// Places what can be placed of a model's waiting requests.
     pub(crate) fn place_waiting(&mut self, model: &str) {
         let mut claimed: BTreeSet<Slot> = BTreeSet::new();
+        let owners = self.fleet.of_model(model).filter(|(_, w)| w.info.role.decodes() && !w.draining).count();
         for class in self.queue.classes(model) {
             let mut blocked = 0;
             let mut after = None;
-            while blocked < LOOKAHEAD {
+            // Once every worker is claimed, nobody else has a chance.
+            while blocked < LOOKAHEAD && (blocked == 0 || claimed.len() < owners) {
                 let Some((key, waiting)) = self.queue.next(model, class, after) else { break };
                 after = Some(key);
                 let place = waiting.place;

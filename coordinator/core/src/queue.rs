@@ -85,6 +85,13 @@ impl Queue {
         self.models.get(model)?.get(class)?.waiting.get(key)
     }
 
+    /// Whether fewer than `count` of its group go before a request.
+    pub(crate) fn is_among_first(&self, place: PlaceId, count: usize) -> bool {
+        let Some((model, class, key)) = self.places.get(&place) else { return false };
+        let group = self.models.get(model).and_then(|groups| groups.get(class));
+        group.is_some_and(|group| group.waiting.range(..key).take(count).count() < count)
+    }
+
     /// The classes that requests for a model must stay in, those with one first: their clients are in mid-stream.
     pub(crate) fn classes(&self, model: &str) -> Vec<Option<NumericsClass>> {
         self.models.get(model).map_or_else(Vec::new, |groups| groups.keys().rev().copied().collect())

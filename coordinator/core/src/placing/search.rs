@@ -55,19 +55,20 @@ impl Plan {
     }
 }
 
-/// The workers that may own a request.
-#[derive(Default)]
-struct Survey {
-    /// There are some, if only draining ones.
-    any: bool,
-    /// The longest sequence that one of them could ever hold, in tokens.
-    tokens_max: u64,
-    /// Those that could hold this one and take new ones; the ones that it excludes only when there are no others.
-    able: Vec<Slot>,
-}
-
 /// A worker that could take the job now, and the pages it would give.
 type Able = (Candidate, u64);
+
+/// Why no worker could ever hold a request; none while there are no workers, or some could.
+pub(crate) fn never(fleet: &Fleet, request: &PlaceRequest) -> Option<Refusal> {
+    let tokens_max = owners(fleet, request).map(|(_, worker)| worker.tokens_max()).max()?;
+    (tokens_all(request) > tokens_max).then(|| too_long(request, tokens_max))
+}
+
+/// The workers that may own a request, draining ones included.
+fn owners<'a>(fleet: &'a Fleet, request: &'a PlaceRequest) -> impl Iterator<Item = (Slot, &'a Worker)> {
+    let right_class = |worker: &Worker| request.class.is_none_or(|class| class == worker.info.class);
+    fleet.of_model(&request.model).filter(move |(_, worker)| worker.info.role.decodes() && right_class(worker))
+}
 
 /// What choosing depends on.
 pub(super) struct Search<'a> {
@@ -82,13 +83,13 @@ pub(super) struct Search<'a> {
 impl Search<'_> {
     pub(super) fn attempt(&mut self, waiting: &Waiting) -> Attempt {
         let request = &*waiting.request;
-        let survey = self.survey(waiting);
-        if survey.any && tokens_all(request) > survey.tokens_max {
-            return Attempt::Refused(too_long(request, survey.tokens_max));
+        if let Some(refusal) = never(self.fleet, request) {
+            return Attempt::Refused(refusal);
         }
-        let plan = self.plan(request, &survey.able);
+        let able = self.able(waiting);
+        let plan = self.plan(request, &able);
         if plan.is_none() {
-            self.claimed.extend(survey.able);
+            self.claimed.extend(able);
         }
         plan.map_or(Attempt::Waits, Attempt::Planned)
     }
@@ -112,31 +113,21 @@ impl Search<'_> {
         Some(Plan { decode, prefill })
     }
 
-    fn survey(&self, waiting: &Waiting) -> Survey {
+    /// Workers that could own a request and take new ones; those that it excludes only when there are no others.
+    fn able(&self, waiting: &Waiting) -> Vec<Slot> {
         let request = &*waiting.request;
-        let mut survey = Survey::default();
+        let able = |(_, worker): &(Slot, &Worker)| !worker.draining && tokens_all(request) <= worker.tokens_max();
+        let mut slots = Vec::new();
         let mut excluded = Vec::new();
-        for (slot, worker) in self.fleet.of_model(&request.model) {
-            let right_class = request.class.is_none_or(|class| class == worker.info.class);
-            if !worker.info.role.decodes() || !right_class {
-                continue;
-            }
-            survey.any = true;
-            survey.tokens_max = survey.tokens_max.max(worker.tokens_max());
-            if worker.draining || tokens_all(request) > worker.tokens_max() {
-                continue;
-            }
-            if request.exclude.contains(&worker.info.id) {
+        for (slot, worker) in owners(self.fleet, request).filter(able) {
+            if !request.exclude.contains(&worker.info.id) {
+                slots.push(slot);
+            } else if worker.heard > waiting.arrived {
                 // It refused or failed this request as it was then; what it tells after that is news.
-                excluded.extend((worker.heard > waiting.arrived).then_some(slot));
-            } else {
-                survey.able.push(slot);
+                excluded.push(slot);
             }
         }
-        if survey.able.is_empty() {
-            survey.able = excluded;
-        }
-        survey
+        if slots.is_empty() { excluded } else { slots }
     }
 
     /// Workers that could compute the prompt for `owner`.

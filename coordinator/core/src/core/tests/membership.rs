@@ -118,10 +118,11 @@ fn more_workers_than_configured_are_refused() {
 }
 
 #[test]
-fn heartbeats_out_of_order_are_ignored() {
+fn a_heartbeat_counts_its_requests_and_one_out_of_order_is_ignored() {
     let mut rig = Rig::of(&[("d", Role::Decode)]);
     rig.beats = 10;
-    rig.beat(ConnectionId(1), ledger(100, 50, 0), &[]);
+    rig.beat(ConnectionId(1), ledger(100, 50, 0), &["r", "s", "r"]);
+    assert_eq!(rig.core.workers().next().unwrap().requests, 2);
     rig.beats = 5;
     rig.beat(ConnectionId(1), ledger(100, 100, 0), &[]);
     assert_eq!(rig.core.workers().next().unwrap().ledger, &ledger(100, 50, 0));

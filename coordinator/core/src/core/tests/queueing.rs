@@ -45,6 +45,17 @@ fn what_no_worker_could_ever_hold_is_refused_with_the_numbers() {
 }
 
 #[test]
+fn what_is_too_long_is_refused_also_behind_a_long_queue() {
+    let mut rig = busy(Config::default());
+    for n in 0..100 {
+        assert_eq!(rig.place(request(&format!("r{n}"), 10)), None);
+    }
+    assert_eq!(rig.refused(request("long", 100 * 64)).kind, RefusalKind::TooLong);
+    let commands = rig.beat(ConnectionId(1), ledger(100, 100, 0), &["x"]);
+    assert_eq!(answered(&commands).len(), 50, "each needs two of the 100 pages");
+}
+
+#[test]
 fn an_unknown_model_is_refused_and_the_served_ones_are_listed() {
     let mut rig = Rig::of(&[("m", Role::Mixed)]);
     let refusal = rig.refused(PlaceRequest { model: "gpt".into(), ..request("r", 10) });
