@@ -81,14 +81,14 @@ async fn a_worker_waits_for_a_coordinator_that_is_not_there_and_for_one_that_com
 
     let fake = Fake::default();
     let (_, stop) = fake.serve(&address);
-    until("it registers", || worker.registered()).await;
+    let blocks = |r: &Report| matches!(r, Report::CacheSnapshot(s) if s.blocks.len() == 1);
+    until("it registers and tells what was cached meanwhile", || fake.count("m", blocks) == 1).await;
     drop(stop);
     until("it notices the loss", || !worker.registered()).await;
     let (_, _stop) = fake.serve(&address);
     until("it registers again", || worker.registered()).await;
     assert_eq!(fake.count("m", |r| matches!(r, Report::Register(_))), 2);
-    let blocks = |r: &Report| matches!(r, Report::CacheSnapshot(s) if s.blocks.len() == 1);
-    until("what was cached meanwhile is told", || fake.count("m", blocks) == 2).await;
+    until("it tells again", || fake.count("m", blocks) == 2).await;
 }
 
 #[tokio::test]
