@@ -44,6 +44,8 @@ pub struct Core {
     pub(crate) leases: VecDeque<(Duration, PlaceId)>,
     /// How long the last placed request had waited.
     pub(crate) last_wait: Duration,
+    /// When the last tick came.
+    ticked: Duration,
     /// Models whose waiting requests may fit now.
     pump: BTreeSet<String>,
     draining: bool,
@@ -65,6 +67,7 @@ impl Core {
             placed: BTreeMap::new(),
             leases: VecDeque::new(),
             last_wait: Duration::ZERO,
+            ticked: Duration::ZERO,
             pump: BTreeSet::new(),
             draining: false,
             out: Vec::new(),
@@ -363,6 +366,11 @@ impl Core {
 
     fn tick(&mut self) {
         let (now, lost_after, wait) = (self.now, self.config.lost_after, self.config.snapshot_wait);
+        // A coordinator that was stopped or starved has not read what the workers sent meanwhile.
+        let pause = now - std::mem::replace(&mut self.ticked, now);
+        if pause >= lost_after / 2 {
+            self.fleet.forgive(pause, now);
+        }
         let silent: Vec<Slot> =
             self.fleet.workers().filter(|(_, w)| now - w.heard >= lost_after).map(|(slot, _)| slot).collect();
         for slot in silent {

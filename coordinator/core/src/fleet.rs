@@ -254,6 +254,13 @@ impl Fleet {
         Some(worker)
     }
 
+    /// Does not count a time against the workers' silence.
+    pub(crate) fn forgive(&mut self, pause: Duration, now: Duration) {
+        for worker in self.slots.iter_mut().flatten() {
+            worker.heard = worker.heard.saturating_add(pause).min(now);
+        }
+    }
+
     /// Forgets models that have had no worker since `since`.
     pub(crate) fn forget_models(&mut self, since: Duration) {
         self.models.retain(|_, model| model.empty_since.is_none_or(|empty| empty > since));

@@ -108,9 +108,15 @@ impl Rig {
         self.core.on(self.now, event)
     }
 
+    /// Lets time pass, with ticks.
     fn after(&mut self, time: Duration) -> Vec<Command> {
-        self.now += time;
-        self.core.on(self.now, Event::Tick)
+        let end = self.now + time;
+        let mut commands = Vec::new();
+        while self.now < end {
+            self.now = end.min(self.now + Duration::from_millis(100));
+            commands.extend(self.core.on(self.now, Event::Tick));
+        }
+        commands
     }
 
     fn register(&mut self, info: WorkerInfo) -> (ConnectionId, Vec<Command>) {

@@ -31,13 +31,23 @@ fn a_worker_is_accepted_and_asked_for_its_cache() {
 fn a_silent_worker_is_taken_out_and_one_that_speaks_is_not() {
     let mut rig = Rig::of(&[("silent", Role::Decode)]);
     let speaks = rig.join(info("speaks", Role::Decode));
-    rig.now += Duration::from_millis(2900);
+    rig.after(Duration::from_millis(2900));
     rig.beat(speaks, ledger(100, 100, 0), &[]);
     let commands = rig.after(Duration::from_millis(200));
     assert!(reason(&commands).contains("no heartbeat"));
     let left: Vec<_> = rig.core.workers().map(|w| w.info.id.0.clone()).collect();
     assert_eq!(left, ["speaks"]);
     assert_eq!(rig.core.counters().lost(Loss::Silent), 1);
+}
+
+#[test]
+fn a_pause_of_the_coordinator_itself_is_not_the_workers_silence() {
+    let mut rig = Rig::of(&[("d", Role::Decode)]);
+    rig.after(Duration::from_secs(1));
+    rig.now += Duration::from_secs(60);
+    assert_eq!(rig.on(Event::Tick), []);
+    let commands = rig.after(Duration::from_secs(3));
+    assert!(reason(&commands).contains("no heartbeat"));
 }
 
 #[test]
