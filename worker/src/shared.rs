@@ -56,6 +56,8 @@ impl State {
     pub(crate) fn heartbeat(&mut self, sequence: u64) -> w::Heartbeat {
         let mut request_ids = self.request_ids.clone();
         request_ids.append(&mut self.accepted);
+        request_ids.sort_unstable();
+        request_ids.dedup();
         w::Heartbeat {
             sequence,
             ledger: Some((&self.ledger).into()),
@@ -74,8 +76,8 @@ mod tests {
     #[test]
     fn a_request_that_came_and_went_between_two_heartbeats_is_named_once() {
         let mut state = State { request_ids: vec!["runs".into()], ..State::default() };
-        state.accept(["gone".to_owned()].into_iter());
-        assert_eq!(state.heartbeat(1).request_ids, ["runs", "gone"]);
+        state.accept(["gone".to_owned(), "runs".to_owned()].into_iter());
+        assert_eq!(state.heartbeat(1).request_ids, ["gone", "runs"]);
         assert_eq!(state.heartbeat(2).request_ids, ["runs"]);
     }
 }

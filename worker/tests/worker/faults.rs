@@ -147,3 +147,17 @@ async fn a_small_window_slows_down_and_changes_nothing() {
     let fleet = Harmed { prefill, decode, connections: Arc::default() };
     assert_eq!(answer(&engine, &fleet).await, expected(&engine).await);
 }
+
+#[tokio::test]
+async fn a_prefill_worker_of_another_model_is_refused_and_the_decode_worker_computes() {
+    let engine = sim();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/deepseek_v32");
+    let files = hadal_model::Files::open(folder.as_ref()).unwrap();
+    let other = Engine::sim(SimConfig::instant(), Some(&files), "other");
+    let fleet = Harmed {
+        prefill: worker(config(Role::Prefill, "p"), &other).await,
+        decode: worker(config(Role::Decode, "d"), &engine).await,
+        connections: Arc::default(),
+    };
+    assert_eq!(answer(&engine, &fleet).await, expected(&engine).await);
+}
