@@ -68,8 +68,9 @@ impl Core {
     fn check_generate(&mut self, now: Duration, key: RequestKey, g: &Generate) -> Result<(), Failure> {
         self.check_new(key)?;
         if self.requests.values().any(|r| r.id == g.id && r.generation().is_some()) {
+            // No fault of the request: a stream that was just dropped holds its id until its pages are free.
             let id = &g.id;
-            return Err(Failure::invalid(format!("request id {id} is in use on this worker; choose another")));
+            return Err(Failure::busy(format!("request id {id} is in use on this worker still; place it elsewhere")));
         }
         g.sampling.validate().map_err(|e| Failure::invalid(e.to_string()))?;
         let (prompt, tokens) = (g.prompt_tokens as usize, g.tokens.len());

@@ -134,7 +134,7 @@ fn bad_requests_are_refused_with_the_reason() {
     rig.generate(generate("same", tokens(1, 10), 8));
     let good = generate("x", tokens(1, 10), 8);
     let cases = [
-        (generate("same", tokens(1, 10), 8), FailureKind::Invalid, "same is in use"),
+        (generate("same", tokens(1, 10), 8), FailureKind::Busy, "same is in use"),
         (generate("x", Vec::new(), 8), FailureKind::Invalid, "at least 1"),
         (Generate { prompt_tokens: 11, ..good.clone() }, FailureKind::Invalid, "11 of 10"),
         (generate("x", tokens(1, 10), 91), FailureKind::Invalid, "101 tokens"),
