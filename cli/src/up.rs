@@ -122,14 +122,15 @@ pub(crate) async fn run(options: Options) -> Result<Running, Fault> {
     tasks.push(coordinator_tasks);
     ready(&router).await?;
 
-    let model = options.served_model_name.first().map_or(engine.info().model_name.as_str(), alias).to_owned();
+    let model =
+        options.served_model_name.first().map_or(engine.info().model_name.as_str(), |name| alias(name)).to_owned();
     let kind = format!("{}, {} and {}", engine.info().architecture, options.compute.dtype, options.compute.kv);
     let running = Listening { model, kind, http: router.http_address, grpc: router.grpc_address };
     Ok(Running { tasks, text: running.text(&options), json: running.json(coordinator, told) })
 }
 
 /// The name that clients use, of `ALIAS` or `ALIAS=MODEL`.
-fn alias(name: &String) -> &str {
+fn alias(name: &str) -> &str {
     name.split_once('=').map_or(name, |(alias, _)| alias)
 }
 

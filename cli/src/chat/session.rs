@@ -143,7 +143,11 @@ impl<W: Write> Terminal<W> {
             self.print("\n")?;
         }
         // What was said before the end is part of the conversation.
-        if answer.is_empty() { session.unanswered() } else { session.answered(&answer) }
+        if answer.is_empty() {
+            session.unanswered()
+        } else {
+            session.answered(&answer)
+        }
         match ended? {
             Turn::Answered => Ok(()),
             Turn::Stopped => {

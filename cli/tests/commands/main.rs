@@ -1,8 +1,9 @@
 //! The built binary: what it refuses and how it ends.
 
+#[cfg(test)]
 mod support;
 
-use support::{Child, hadal, run};
+use support::{Child, busy_router, hadal, run};
 
 #[test]
 fn wrong_flags_are_usage_errors() {
@@ -109,19 +110,6 @@ fn up_answers_on_free_ports_and_drains_at_a_signal() {
         assert_eq!(metrics.matches(&format!("# TYPE {name} ")).count(), 1, "{name}:\n{metrics}");
     }
     assert_eq!(up.terminate(), 0);
-}
-
-/// A router beside a worker that never ends a step, with one request running.
-fn busy_router(coordinator: &str, flags: &[&str]) -> Child {
-    let args = ["router", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--coordinator", coordinator];
-    let router = Child::start(hadal().args(args).args(flags));
-    router.until("/ready", |answer| answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")));
-    let request = router.request("/v1/completions", r#"{"model":"hadal-tiny","prompt":"Once upon a time"}"#);
-    // It ends with the process, and how does not matter.
-    std::thread::spawn(move || drop(request()));
-    let running = "hadal_router_requests_active{model=\"hadal-tiny\"} 1";
-    router.until("/metrics", |answer| answer.as_ref().is_ok_and(|a| a.contains(running)));
-    router
 }
 
 #[test]
