@@ -15,7 +15,7 @@ use hadal_types::{
 };
 use proptest::sample::Index;
 
-use super::model::{Model, Taken, Worker, blocks_owned};
+use super::model::{Follow, Model, Taken, Worker, blocks_owned};
 
 /// One thing that happens. A `fate` is what the network does to a message: 0 to 2 delivers it, 3 doubles, 4 loses it.
 #[derive(Clone, Debug)]
@@ -355,6 +355,7 @@ impl World {
     /// Has the core take an event in, and checks everything.
     fn send(&mut self, event: Event) {
         self.model.expire(self.now);
+        let is_tick = matches!(event, Event::Tick);
         let commands = self.core.on(self.now, event);
         for command in &commands {
             match command {
@@ -363,7 +364,16 @@ impl World {
                     self.model.workers.remove(connection);
                 }
                 Command::RefuseWorker { reason, .. } => panic!("a worker was refused: {reason}"),
-                Command::Accept { .. } | Command::SnapshotWanted { .. } | Command::FleetChanged { .. } => {}
+                Command::SnapshotWanted { connection } => {
+                    let worker = self.model.workers.get_mut(connection).expect("a registered worker");
+                    // Asked for again after a while, or since the model, too, has seen a reason.
+                    if is_tick {
+                        worker.cache.clear();
+                    }
+                    assert!(is_tick || matches!(worker.follow, Follow::Wanted), "a snapshot asked for without reason");
+                    worker.follow = Follow::Wanted;
+                }
+                Command::Accept { .. } | Command::FleetChanged { .. } => {}
             }
         }
         self.commands.extend(commands);
