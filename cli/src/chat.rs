@@ -12,7 +12,7 @@ use std::time::Duration;
 use hadal_proto::v1;
 use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_shell::exit::Exit;
-use hadal_shell::grpc;
+use hadal_shell::grpc::{self, explain};
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -147,20 +147,6 @@ fn pick(models: Vec<v1::Model>, options: &Options) -> Result<v1::Model, Fault> {
         ),
     };
     Err(Fault::say(exit, message))
-}
-
-/// A status with what lies below it, such as "connection refused".
-fn explain(status: &tonic::Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

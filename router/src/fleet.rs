@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hadal_proto::{cluster as w, id16};
+use hadal_shell::grpc::explain;
 use hadal_types::{Fingerprint, Ledger, NumericsClass, Role};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -170,20 +171,6 @@ impl Watcher {
 
 /// A view of thousands of workers fits; a stray server's answer does not fill the memory.
 const VIEW_BYTES_MAX: usize = 64 << 20;
-
-/// A status for a log: the cause says more than "transport error".
-pub(crate) fn explain(status: &tonic::Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    if text.is_empty() { format!("{:?}", status.code()) } else { text }
-}
 
 impl View {
     /// The view in a message. Of several checkpoints under one name the one with most workers is taken; workers of

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hadal_proto::cluster as w;
 use hadal_proto::cluster::coordinator_client::CoordinatorClient;
-use hadal_shell::grpc::MESSAGE_BYTES_MAX;
+use hadal_shell::grpc::{MESSAGE_BYTES_MAX, explain};
 use hadal_types::CacheEvent;
 use hadal_worker_core::CacheSnapshot;
 use tokio::sync::{mpsc, oneshot};
@@ -56,7 +56,7 @@ pub(crate) struct Attach {
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Call(#[from] tonic::Status),
     #[error("it closed the connection")]
     Closed,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use hadal_proto::cluster as w;
 use hadal_proto::cluster::worker_client::WorkerClient;
-use hadal_shell::grpc::{ChannelError, MESSAGE_BYTES_MAX, channel};
+use hadal_shell::grpc::{ChannelError, MESSAGE_BYTES_MAX, channel, explain};
 use hadal_shell::tls::Tls;
 use hadal_transfer::{ErrorKind, Fetch, Incoming, Received, TransferError};
 use hadal_types::{Incarnation, LeaseId, blocks_for};
@@ -79,7 +79,7 @@ enum LegError {
     Transfer(#[from] TransferError),
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    #[error("the prefill worker cannot be reached: {0}")]
+    #[error("the prefill worker cannot be reached: {}", explain(.0))]
     Call(#[from] tonic::Status),
     #[error("the prefill worker refuses: {}", .0.message)]
     Refused(w::Error),

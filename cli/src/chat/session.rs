@@ -6,11 +6,12 @@ use hadal_proto::v1;
 use hadal_proto::v1::chat_response::Event;
 use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_shell::exit::Exit;
+use hadal_shell::grpc::explain;
 use tokio::sync::mpsc;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use super::{Options, explain};
+use super::Options;
 use crate::fault::Fault;
 
 /// A conversation with one model.

@@ -50,6 +50,20 @@ pub struct ServeError {
     source: tonic::transport::Error,
 }
 
+/// A status for people: the cause says more than "transport error".
+pub fn explain(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+}
+
 /// A channel to `address` (host:port). It connects when first used, and again after a failure.
 ///
 /// # Errors

@@ -49,12 +49,16 @@ impl Metrics {
         families
     }
 
-    /// Registers a counter; once per metric.
+    /// Registers a counter; once per metric. Like every metric without labels, it shows 0 before anything happened.
     ///
     /// # Errors
     /// When it is registered already, or is no counter.
     pub fn counter(&self, desc: &'static Desc) -> Result<IntCounterVec, MetricError> {
-        self.register(desc, Kind::Counter, || IntCounterVec::new(self.options(desc), desc.labels))
+        let counter = self.register(desc, Kind::Counter, || IntCounterVec::new(self.options(desc), desc.labels))?;
+        if desc.labels.is_empty() {
+            counter.with_label_values::<&str>(&[]);
+        }
+        Ok(counter)
     }
 
     /// Registers a gauge; once per metric.
@@ -62,7 +66,11 @@ impl Metrics {
     /// # Errors
     /// When it is registered already, or is no gauge.
     pub fn gauge(&self, desc: &'static Desc) -> Result<IntGaugeVec, MetricError> {
-        self.register(desc, Kind::Gauge, || IntGaugeVec::new(self.options(desc), desc.labels))
+        let gauge = self.register(desc, Kind::Gauge, || IntGaugeVec::new(self.options(desc), desc.labels))?;
+        if desc.labels.is_empty() {
+            gauge.with_label_values::<&str>(&[]);
+        }
+        Ok(gauge)
     }
 
     /// Registers a histogram; once per metric.
@@ -74,7 +82,11 @@ impl Metrics {
             return Err(MetricError { name: desc.name, problem: "it is no histogram".to_owned() });
         };
         let options = || HistogramOpts { common_opts: self.options(desc), buckets: buckets.to_vec() };
-        self.register(desc, desc.kind, || HistogramVec::new(options(), desc.labels))
+        let histogram = self.register(desc, desc.kind, || HistogramVec::new(options(), desc.labels))?;
+        if desc.labels.is_empty() {
+            histogram.with_label_values::<&str>(&[]);
+        }
+        Ok(histogram)
     }
 
     fn options(&self, desc: &Desc) -> Opts {

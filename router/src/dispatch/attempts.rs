@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use hadal_proto::cluster as w;
 use hadal_router_core::{Failure, FailureKind};
+use hadal_shell::grpc::explain;
 use hadal_types::NumericsClass;
 use tonic::Code;
 
 use crate::backoff::Backoff;
-use crate::fleet::explain;
 
 /// Attempts of one choice.
 pub(crate) const ATTEMPTS_MAX: u32 = 4;

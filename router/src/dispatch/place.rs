@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hadal_proto::{cluster as w, hashes_to_bytes};
 use hadal_router_core::{Failure, FailureKind};
+use hadal_shell::grpc::explain;
 use hadal_types::{ChainHash, ChainRoot, NumericsClass};
 use tokio::sync::SemaphorePermit;
 use tokio::time::sleep;
@@ -17,7 +18,6 @@ use crate::backoff::Backoff;
 use crate::dispatch::Dispatch;
 use crate::dispatch::attempts::Attempts;
 use crate::dispatch::request::Request;
-use crate::fleet::explain;
 use crate::metrics::Counted;
 
 /// A request's wait for the coordinator: its place among those that may, until when, and the next try.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use hadal_proto::cluster as w;
+use hadal_shell::grpc::explain;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::fleet::{FileRef, ModelView, WorkerView, explain};
+use crate::fleet::{FileRef, ModelView, WorkerView};
 use crate::workers::Workers;
 
 /// Bytes of one file at most: the largest published tokenizers have 35 MB.
