@@ -73,7 +73,10 @@ pub(crate) fn loading(progress: hadal_model::Progress) -> String {
 /// An engine for one or more workers of this process.
 pub(crate) fn engine(folder: Option<&Path>, name: Option<&str>, options: &ModelOptions) -> Result<Engine, Fault> {
     let (files, own_name) = open(folder)?;
-    let model = load(&files, options)?;
+    let model = load(&files, options).map_err(|fault| match folder {
+        Some(folder) => Fault::say(fault.exit, format!("{}: {fault}", folder.display())),
+        None => fault,
+    })?;
     Ok(Engine::model(model, &files, name.unwrap_or(&own_name)))
 }
 

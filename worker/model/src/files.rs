@@ -191,7 +191,7 @@ impl Files {
             let Some(bytes) = get(&name)? else {
                 let advice = match wanted.is_empty() {
                     true => format!("nor is there a {INDEX}; the weights have to be in safetensors files"),
-                    false => "fetch this shard of the checkpoint again (hadal pull resumes)".to_owned(),
+                    false => "fetch this shard of the checkpoint again".to_owned(),
                 };
                 return Err(OpenError::Missing { path, advice });
             };
