@@ -43,7 +43,7 @@ fn counted(gauge: prometheus::IntGauge) -> Counted {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, MetricError> {
-        Ok(Self {
+        let this = Self {
             requests: registry.counter(&catalogue::ROUTER_REQUESTS)?,
             active: registry.gauge(&catalogue::ROUTER_REQUESTS_ACTIVE)?,
             waiting: registry.gauge(&catalogue::ROUTER_REQUESTS_WAITING)?,
@@ -58,7 +58,11 @@ impl Metrics {
             errors: registry.counter(&catalogue::ROUTER_ERRORS)?,
             retries: registry.counter(&catalogue::ROUTER_RETRIES)?,
             coordinator: registry.gauge(&catalogue::ROUTER_COORDINATOR_CONNECTED)?,
-        })
+        };
+        // Shown from the start: a gauge that is missing cannot be told from one that is not scraped.
+        this.coordinator(false);
+        drop(this.waiting());
+        Ok(this)
     }
 
     /// A request was accepted.
