@@ -363,9 +363,9 @@ impl Geometry {
 
     /// The stores that a layer writes, index before latents.
     pub fn stores_owned_by(&self, layer: LayerId) -> impl Iterator<Item = StoreId> {
-        Part::ALL.into_iter().flat_map(move |part| {
-            self.stores_of(part).filter(move |(_, s)| s.owner == layer).map(|(id, _)| id)
-        })
+        Part::ALL
+            .into_iter()
+            .flat_map(move |part| self.stores_of(part).filter(move |(_, s)| s.owner == layer).map(|(id, _)| id))
     }
 
     /// Bytes of one page of a part: one block of every store of it.
@@ -435,10 +435,7 @@ mod tests {
                 placement,
                 keep: Keep::All,
             };
-            [
-                store(Part::Latent, latent, Placement::PerRow),
-                store(Part::Index, index, Placement::FieldsApart),
-            ]
+            [store(Part::Latent, latent, Placement::PerRow), store(Part::Index, index, Placement::FieldsApart)]
         });
         let layer = |id: u32| Layer {
             id: LayerId(id),

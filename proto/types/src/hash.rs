@@ -37,7 +37,8 @@ impl FromStr for ChainHash {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let bad = || ParseHashError(s.to_owned());
-        let digits: Vec<u8> = s.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>().ok_or_else(bad)?;
+        let digits: Vec<u8> =
+            s.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>().ok_or_else(bad)?;
         let bytes: Vec<u8> = digits.chunks_exact(2).map(|d| d[0] << 4 | d[1]).collect();
         (s.len() == 32).then_some(bytes).and_then(|b| b.try_into().ok()).map(ChainHash).ok_or_else(bad)
     }

@@ -76,10 +76,8 @@ mod tests {
             pages_free,
             pages_cached,
         };
-        let ledger = Ledger {
-            parts: vec![part(Part::Index, 10, 5, 2), part(Part::Latent, 8, 3, 1)],
-            ..Ledger::default()
-        };
+        let ledger =
+            Ledger { parts: vec![part(Part::Index, 10, 5, 2), part(Part::Latent, 8, 3, 1)], ..Ledger::default() };
         assert_eq!(ledger.tokens_max(), 8 * 64);
         assert!(ledger.fits(4 * 64));
         assert!(!ledger.fits(4 * 64 + 1));
