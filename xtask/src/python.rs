@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::run;
 
 /// The interpreter of the environment, made at the first call for these requirements.
-pub fn environment() -> Result<PathBuf> {
+pub(crate) fn environment() -> Result<PathBuf> {
     let requirements = run::root().join("tests/clients/requirements.txt");
     let text = std::fs::read(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
     let digest = blake3::hash(&text).to_hex();

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail};
 const DENY: &str = "0.20.2";
 
 /// The root of the checkout.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     here.parent().map(PathBuf::from).unwrap_or(here)
 }
 
 /// Where tools are kept between runs, outside the checkout.
-pub fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("HADAL_CACHE") {
         return Ok(folder.into());
     }
@@ -24,19 +24,19 @@ pub fn cache() -> Result<PathBuf> {
 }
 
 /// Cargo in the root of the checkout.
-pub fn cargo_command(arguments: &[&str]) -> Command {
+pub(crate) fn cargo_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
 }
 
 /// Runs cargo and fails if it does.
-pub fn cargo(arguments: &[&str]) -> Result<()> {
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     finish(cargo_command(arguments), &format!("cargo {}", arguments.join(" ")))
 }
 
 /// Runs a command to its end.
-pub fn finish(mut command: Command, what: &str) -> Result<()> {
+pub(crate) fn finish(mut command: Command, what: &str) -> Result<()> {
     eprintln!("xtask: {what}");
     let status = command.status().with_context(|| format!("cannot start {what}"))?;
     if !status.success() {
@@ -47,7 +47,7 @@ pub fn finish(mut command: Command, what: &str) -> Result<()> {
 
 /// Licences, sources and duplicate versions. Advisories need their database, which is fetched from the network:
 /// `cargo deny check advisories` is for a connected machine.
-pub fn deny() -> Result<()> {
+pub(crate) fn deny() -> Result<()> {
     let tools = cache()?.join("tools");
     let binary = tools.join("bin").join("cargo-deny");
     let version = Command::new(&binary).arg("--version").output();

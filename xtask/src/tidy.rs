@@ -10,7 +10,7 @@ use crate::run;
 const LINES_MAX: usize = 800;
 
 /// Checks every Rust file of the workspace.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     let mut files = Vec::new();
     collect(&run::root(), &mut files)?;
     let mut problems = Vec::new();
