@@ -1,3 +1,5 @@
+//! Absorbed attention against a plain reference, and the laws of batch invariance.
+
 use hadal_types::KvEncoding;
 
 use super::*;

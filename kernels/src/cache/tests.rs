@@ -1,3 +1,5 @@
+//! Cache records: sizes, round trips, and byte layouts of pages.
+
 use hadal_types::{Keep, LayerId, Part, Store};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Routed experts against one expert after the other, in any batch.
+
 use super::*;
 use crate::linear::{WeightRef, linear};
 use crate::testing::{Random, bits, contexts, threaded};

@@ -1,3 +1,5 @@
+//! Routing against a plain reference: groups, ties, softmax and sigmoid.
+
 use super::*;
 use crate::testing::Random;
 

@@ -1,3 +1,5 @@
+//! Indexer scores and choices against a plain reference over adversarial shapes.
+
 use hadal_types::KvEncoding;
 
 use super::*;

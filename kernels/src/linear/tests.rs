@@ -1,3 +1,5 @@
+//! Products against f64 in every weight type, and bits that no batch, thread or slice changes.
+
 use super::*;
 use crate::number::{E4M3, bf16_to_f32, f32_to_bf16};
 use crate::testing::{Random, assert_close, bits, contexts, threaded};

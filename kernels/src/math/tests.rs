@@ -1,3 +1,5 @@
+//! Own exp, ln, sin and cos against f64, over their whole range.
+
 use super::*;
 use crate::testing::Random;
 

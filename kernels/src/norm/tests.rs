@@ -1,3 +1,5 @@
+//! Norms against f64.
+
 use super::*;
 use crate::testing::{Random, assert_close, bits};
 

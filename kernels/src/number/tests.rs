@@ -1,3 +1,5 @@
+//! bf16 and e4m3 conversions at their edges.
+
 use super::*;
 use crate::testing::Random;
 

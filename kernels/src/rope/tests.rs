@@ -1,3 +1,5 @@
+//! Both layouts of RoPE against f64.
+
 use super::*;
 use crate::testing::{Random, assert_close};
 

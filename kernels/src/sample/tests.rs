@@ -1,3 +1,5 @@
+//! The sampler: greedy, restricted sets, penalties, keys, and its distribution.
+
 use super::*;
 use crate::testing::Random;
 

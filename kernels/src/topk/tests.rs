@@ -1,3 +1,5 @@
+//! The streaming selection against a full sort: ties, NaN, exactly k.
+
 use super::*;
 use crate::testing::Random;
 

@@ -1,3 +1,5 @@
+//! The directory of blocks against what workers reported.
+
 use super::*;
 
 fn all() -> PartSet {

@@ -1,3 +1,5 @@
+//! What each policy chooses, and that ties go where equal prefixes go.
+
 use super::*;
 
 fn candidate(slot: u16) -> Candidate {
