@@ -98,8 +98,7 @@ impl Checkpoint {
             header.remove(tensor);
         })?;
         let shard = |name: &String| if name == tensor { "model-00002-of-00002" } else { "model-00001-of-00002" };
-        let map: Map<_, _> =
-            names.iter().map(|n| (n.clone(), json!(format!("{}.safetensors", shard(n))))).collect();
+        let map: Map<_, _> = names.iter().map(|n| (n.clone(), json!(format!("{}.safetensors", shard(n))))).collect();
         std::fs::rename(self.path.join(WEIGHTS), self.path.join("model-00001-of-00002.safetensors"))?;
         self.write(INDEX, &json!({"metadata": {}, "weight_map": map}).to_string())
     }

@@ -141,17 +141,6 @@ impl Client {
         self.hadal.generate(request).await.map(tonic::Response::into_inner)
     }
 
-    /// Starts a request with metadata and a deadline of its own.
-    ///
-    /// # Errors
-    /// The router's status.
-    pub async fn stream_with(
-        &mut self,
-        request: tonic::Request<GenerateRequest>,
-    ) -> Result<Streaming<GenerateResponse>, tonic::Status> {
-        self.hadal.generate(request).await.map(tonic::Response::into_inner)
-    }
-
     /// Starts a request whose answer is read as the test goes on.
     ///
     /// # Errors
@@ -159,6 +148,27 @@ impl Client {
     pub async fn open(&mut self, request: GenerateRequest) -> Result<Open> {
         let events = timeout(PATIENCE, self.stream(request)).await.context("no answer begins in time")??;
         Ok(Open { events, answer: Answer::default() })
+    }
+
+    /// The status with which a request ends that must not be answered.
+    ///
+    /// # Errors
+    /// When it is answered, or takes too long.
+    pub async fn refused(&mut self, request: impl tonic::IntoRequest<GenerateRequest>) -> Result<tonic::Status> {
+        let end = async {
+            let mut events = match self.hadal.generate(request).await {
+                Ok(response) => response.into_inner(),
+                Err(status) => return Ok(status),
+            };
+            loop {
+                match events.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => bail!("it is answered"),
+                    Err(status) => return Ok(status),
+                }
+            }
+        };
+        timeout(PATIENCE, end).await.context("it is neither answered nor refused")?
     }
 
     /// A request's whole answer.

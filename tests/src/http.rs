@@ -1,6 +1,7 @@
 //! The least of an HTTP client: bytes out, bytes in. The real clients are Python's.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -88,4 +89,27 @@ pub async fn metric(address: SocketAddr, name: &str, labels: &[&str]) -> Result<
         rest.is_some_and(|r| r.starts_with(['{', ' '])) && labels.iter().all(|label| l.contains(label))
     });
     Ok(samples.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+}
+
+/// How long a part may take to show what it has done.
+const SHOWN_AFTER: Duration = Duration::from_secs(10);
+
+/// Asks for a metric again and again until its sum is as it must be: parts show some a moment later, and nothing but
+/// asking tells when.
+///
+/// # Errors
+/// With the whole page when it stays otherwise.
+pub async fn until_metric(address: SocketAddr, name: &str, labels: &[&str], right: impl Fn(f64) -> bool) -> Result<()> {
+    let asked = timeout(SHOWN_AFTER, async {
+        while !right(metric(address, name, labels).await?) {}
+        anyhow::Ok(())
+    });
+    match asked.await {
+        Ok(asked) => asked,
+        Err(_) => {
+            let value = metric(address, name, labels).await?;
+            let page = send(address, "GET", "/metrics", "").await?.text;
+            anyhow::bail!("{name}{labels:?} is {value}:\n{page}")
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The harness of the tests that start whole parts: processes, clusters and clients. Everything binds to loopback, port
-//! 0, is bounded in time, and ends only processes that it started. Nothing polls or sleeps: readiness and pages are
-//! awaited on the streams by which the parts themselves tell of them.
+//! 0, is bounded in time, and ends only processes that it started. Nothing sleeps: readiness and pages are awaited on
+//! the streams by which the parts themselves tell of them, log lines as they come; only metrics have to be asked for.
 
 pub mod checkpoint;
 pub mod client;

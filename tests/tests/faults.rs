@@ -87,8 +87,92 @@ async fn prompts_of_a_killed_prefill_worker_are_computed_elsewhere_with_the_same
     let again = client.generate(request(BUNDLED, &long, greedy(40))).await?;
     assert_eq!(answer.choices, again.choices);
     assert_eq!(answer.tokens().len(), 40);
+    assert!(failed_transfers(&cluster).await? >= 1.0, "no prompt was disturbed");
     let view = cluster.pages_back().await?;
     assert_eq!(view.workers.len(), 3);
+    Ok(())
+}
+
+/// Prompts that the decode workers did not get from a prefill worker.
+async fn failed_transfers(cluster: &Cluster) -> Result<f64> {
+    let mut failed = 0.0;
+    for worker in cluster.workers.iter().filter(|w| w.ready["role"] == "decode") {
+        let (address, name) = (worker.address("metrics")?, "hadal_worker_transfers_total");
+        let received = r#"direction="received""#;
+        failed += http::metric(address, name, &[received]).await?;
+        failed -= http::metric(address, name, &[received, r#"outcome="ok""#]).await?;
+    }
+    Ok(failed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_of_a_frozen_prefill_worker_are_computed_elsewhere_with_the_same_tokens() -> Result<()> {
+    let mut plan = Plan { coordinator: flags("--lost-after 400ms"), ..Plan::sim_prefilling("2ms", "1ms") };
+    plan.worker.extend(flags("--kv-stall 500ms --peer-timeout 500ms"));
+    let mut cluster = Cluster::start(plan).await?;
+    let mut client = cluster.client().await?;
+    let long = tokens(1, 1500);
+    let stream = client.open(request(BUNDLED, &long, greedy(40))).await?;
+    let id = cluster.busiest("prefill").await?;
+    cluster.named(&id).context("it is one of ours")?.signal("STOP").await?;
+    let answer = stream.rest().await?;
+    assert!(failed_transfers(&cluster).await? >= 1.0, "no prompt was disturbed");
+    cluster.named(&id).context("it is one of ours")?.signal("CONT").await?;
+    let again = client.generate(request(BUNDLED, &long, greedy(40))).await?;
+    assert_eq!(answer.choices, again.choices);
+    cluster.fleet_until("it is back", |view| view.workers.len() == 4).await?;
+    cluster.pages_back().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_router_leaves_no_pages_taken() -> Result<()> {
+    let mut cluster = Cluster::start(Plan::sim("2ms")).await?;
+    let mut client = cluster.client().await?;
+    let mut streams = Vec::new();
+    for request in requests(BUNDLED, 5000) {
+        let mut stream = client.open(request).await?;
+        stream.until_tokens(1).await?;
+        streams.push(stream);
+    }
+    cluster.router.signal("KILL").await?;
+    cluster.router.ended().await?;
+    cluster.pages_back().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_coordinator_delays_new_requests_and_nothing_else() -> Result<()> {
+    let plan = Plan { coordinator: flags("--lost-after 200ms"), ..Plan::sim("2ms") };
+    let cluster = Cluster::start(plan).await?;
+    let mut client = cluster.client().await?;
+    let mut running = client.open(request(BUNDLED, &tokens(1, 100), greedy(500))).await?;
+    running.until_tokens(3).await?;
+    cluster.coordinator.signal("STOP").await?;
+    let mut other = cluster.client().await?;
+    let delayed = tokio::spawn(async move { other.generate(request(BUNDLED, &tokens(2, 100), greedy(20))).await });
+    // Several times as long as a worker may be silent.
+    running.until_tokens(400).await?;
+    assert!(!delayed.is_finished());
+    cluster.coordinator.signal("CONT").await?;
+    assert_eq!(timeout(PATIENCE, delayed).await???.tokens().len(), 20);
+    assert_eq!(running.rest().await?.tokens().len(), 500);
+    cluster.fleet_until("all workers are in", |view| view.workers.len() == 4).await?;
+    cluster.pages_back().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_workers_of_one_name_the_later_one_serves() -> Result<()> {
+    let mut cluster = Cluster::start(Plan { prefill: 0, decode: 1, ..Plan::sim("1ms") }).await?;
+    let second = cluster.worker("decode-0").await?;
+    let address = second.address("grpc")?.to_string();
+    let view = cluster.fleet_until("the later one is in", |v| v.workers.iter().any(|w| w.grpc_address == address));
+    assert_eq!(view.await?.workers.len(), 1);
+    let first = cluster.named("decode-0").context("it is ours")?;
+    first.until_says(&["refuses this worker", "decode-0", "registered again"]).await?;
+    let mut client = cluster.client().await?;
+    assert_eq!(client.generate(request(BUNDLED, &tokens(1, 100), greedy(20))).await?.tokens().len(), 20);
     Ok(())
 }
 
@@ -188,14 +272,9 @@ async fn router_and_workers_wait_for_a_coordinator_that_is_not_there() -> Result
     Ok(())
 }
 
-/// Until the router has a request that waits. Only its metrics tell of that: they are asked again and again.
+/// Until the router has a request that waits.
 async fn until_waiting(router: &Process) -> Result<()> {
-    let address = router.address("http")?;
-    let waits = async {
-        while http::metric(address, "hadal_router_requests_waiting", &[]).await? < 1.0 {}
-        anyhow::Ok(())
-    };
-    timeout(PATIENCE, waits).await.context("the request does not wait")?
+    http::until_metric(router.address("http")?, "hadal_router_requests_waiting", &[], |waiting| waiting >= 1.0).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
