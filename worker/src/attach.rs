@@ -96,10 +96,7 @@ impl Attach {
             };
             if said.is_none_or(|at| at.elapsed() >= REMIND) {
                 said = Some(Instant::now());
-                tracing::warn!(
-                    coordinator = %self.coordinator, why = %lost,
-                    "no coordinator; the worker keeps its cache and goes on trying (is --coordinator right?)"
-                );
+                self.tell(&lost);
             }
             backoff = match lost {
                 Lost::Refused(_) => BACKOFF_REFUSED,
@@ -108,6 +105,19 @@ impl Attach {
             tokio::time::sleep(backoff).await;
             // What was not sent is part of the next snapshot.
             while self.events.try_recv().is_ok() {}
+        }
+    }
+
+    fn tell(&self, lost: &Lost) {
+        let coordinator = &self.coordinator;
+        match lost {
+            Lost::Refused(reason) => {
+                tracing::warn!(%coordinator, %reason, "the coordinator refuses this worker, which goes on asking");
+            }
+            why => tracing::warn!(
+                %coordinator, %why,
+                "no coordinator; the worker keeps its cache and goes on trying (is --coordinator right?)"
+            ),
         }
     }
 

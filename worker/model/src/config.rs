@@ -168,7 +168,7 @@ impl Config {
     /// # Errors
     /// Names the key and what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
-        let raw: Raw = serde_json::from_slice(json).map_err(|e| ConfigError::Json(e.to_string()))?;
+        let raw = Raw::parse(json)?;
         let architecture = arch::find(&raw)?;
         let moe = raw.moe(architecture)?;
         let layers = layer_plans(&raw, architecture, moe.is_some())?;

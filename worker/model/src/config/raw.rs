@@ -1,6 +1,7 @@
 //! The keys of `config.json` as they are published, before they are understood.
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{ConfigError, Indexer, Moe, Quantization, Scoring, check};
 use crate::arch::Architecture;
@@ -76,6 +77,22 @@ struct RawQuantization {
 }
 
 impl Raw {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// When it is no JSON object, or a key has a value of another type; names the key.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        serde_json::from_slice(json).map_err(|whole| {
+            // serde tells where a wrong value stands and not what it is called: the key is found by reading each alone.
+            let keys: Map<String, Value> = serde_json::from_slice(json).unwrap_or_default();
+            let wrong = keys.into_iter().find_map(|(key, value)| {
+                let alone = Value::Object(Map::from_iter([(key.clone(), value)]));
+                serde_json::from_value::<Self>(alone).err().map(|error| format!("{key}: {error}"))
+            });
+            ConfigError::Json(wrong.unwrap_or_else(|| whole.to_string()))
+        })
+    }
+
     /// A key that must be there.
     pub(crate) fn need<T>(
         &self,
