@@ -90,6 +90,11 @@ impl TryFrom<&w::Ledger> for t::Ledger {
                 );
                 return Err(Malformed::new("ledger", problem));
             }
+            if p.pages_total.checked_mul(p.page_bytes).is_none() {
+                let (total, bytes, part) = (p.pages_total, p.page_bytes, part.name());
+                let problem = format!("{total} pages of {bytes} bytes in part {part} are more than can be");
+                return Err(Malformed::new("ledger", problem));
+            }
             parts.push(t::PartLedger {
                 part,
                 page_bytes: p.page_bytes,
@@ -309,3 +314,6 @@ fn tier(number: u32) -> Result<t::Tier, Malformed> {
         other => Err(Malformed::new("tier", format!("there is no tier {other}"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

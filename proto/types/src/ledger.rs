@@ -22,7 +22,7 @@ pub struct PartLedger {
 impl PartLedger {
     /// Pages that a new request could have.
     pub fn pages_available(&self) -> u64 {
-        self.pages_free + self.pages_cached
+        self.pages_free.saturating_add(self.pages_cached)
     }
 }
 
@@ -45,7 +45,7 @@ impl Ledger {
 
     /// Tokens of the longest sequence that the pools could hold if they were empty.
     pub fn tokens_max(&self) -> u64 {
-        self.blocks(|p| p.pages_total) * u64::from(crate::BLOCK_TOKENS)
+        self.blocks(|p| p.pages_total).saturating_mul(u64::from(crate::BLOCK_TOKENS))
     }
 
     /// Blocks that could be taken now, evicting what no request uses.
@@ -81,5 +81,14 @@ mod tests {
         assert_eq!(ledger.tokens_max(), 8 * 64);
         assert!(ledger.fits(4 * 64));
         assert!(!ledger.fits(4 * 64 + 1));
+    }
+
+    #[test]
+    fn absurd_numbers_saturate() {
+        let most = u64::MAX;
+        let part =
+            PartLedger { part: Part::Index, page_bytes: 1, pages_total: most, pages_free: most, pages_cached: most };
+        let ledger = Ledger { parts: vec![part], ..Ledger::default() };
+        assert_eq!((ledger.tokens_max(), ledger.blocks_available()), (most, most));
     }
 }
