@@ -5,6 +5,11 @@ use std::time::Duration;
 use hadal_shell::units::{bytes, duration, show_bytes};
 use hadal_types::{BLOCK_TOKENS, Geometry, Part, Role, blocks_for};
 
+/// Longest queue: what waits in one takes memory.
+const QUEUE_MAX: usize = 1 << 20;
+/// Longest wait. Far longer ones leave the range of the clock.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// How a worker is run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -64,7 +69,8 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub local_tokens: u32,
 
-    /// How long one attempt to have a prompt prefilled by another worker may take
+    /// How long one attempt to have a prompt prefilled by another worker may take, and a prompt prefilled here for
+    /// another may hold memory
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
     pub prefill_lease: Duration,
 
@@ -163,6 +169,7 @@ impl Config {
         if let Some((flag, _)) = positive.into_iter().find(|&(_, value)| value == 0) {
             return Err(wrong(flag, "must be more than 0"));
         }
+        self.validate_bounds()?;
         if self.step_tokens <= self.requests_max {
             let problem = format!(
                 "{} tokens a step with up to {} requests leave no room for prompts; give more than --requests-max",
@@ -179,6 +186,19 @@ impl Config {
                 Err(wrong("id", "1 to 128 visible ASCII characters, without spaces"))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn validate_bounds(&self) -> Result<(), ConfigError> {
+        let queues = [("step-queue", self.step_queue), ("event-queue", self.event_queue)];
+        if let Some((flag, _)) = queues.into_iter().find(|&(_, length)| length > QUEUE_MAX) {
+            return Err(wrong(flag, format!("at most {QUEUE_MAX}")));
+        }
+        let waits =
+            [("prefill-lease", self.prefill_lease), ("peer-timeout", self.peer_timeout), ("kv-stall", self.kv_stall)];
+        match waits.into_iter().find(|(_, time)| *time > WAIT_MAX) {
+            Some((flag, _)) => Err(wrong(flag, "at most 24h")),
+            None => Ok(()),
         }
     }
 
@@ -226,6 +246,20 @@ mod tests {
     fn steps_leave_room_for_prompts() {
         let config = Config { step_tokens: 8, requests_max: 8, ..Config::default() };
         assert_eq!(config.validate().unwrap_err().flag, "step-tokens");
+    }
+
+    #[test]
+    fn absurd_queues_and_waits_are_refused() {
+        let long = Duration::from_secs(u64::MAX);
+        for (flag, config) in [
+            ("step-queue", Config { step_queue: usize::MAX, ..Config::default() }),
+            ("event-queue", Config { event_queue: usize::MAX, ..Config::default() }),
+            ("prefill-lease", Config { prefill_lease: long, ..Config::default() }),
+            ("peer-timeout", Config { peer_timeout: long, ..Config::default() }),
+            ("kv-stall", Config { kv_stall: long, ..Config::default() }),
+        ] {
+            assert_eq!(config.validate().unwrap_err().flag, flag);
+        }
     }
 
     #[test]

@@ -122,15 +122,16 @@ pub(crate) async fn run(context: Arc<Context>, plan: Plan) {
     let ends = plan.ends.clone();
     let id = plan.context.request_id.clone();
     let (request, leg) = (plan.request, plan.leg);
-    let outcome = tokio::select! {
+    let fetched = tokio::select! {
         biased;
         () = ends.cancelled() => return,
-        outcome = fetch(&context, plan) => outcome,
+        fetched = fetch(&context, plan) => fetched,
     };
-    match outcome {
-        Ok(()) => {
+    match fetched {
+        Ok(fetched) => {
             context.counters.transfer_ended(Direction::Received, "ok");
             context.counters.transfer_time(began.elapsed().as_secs_f64());
+            finish(&context, (request, leg), fetched).await;
         }
         Err(error) => {
             let (reason, retryable) = (error.name(), error.retryable());
@@ -142,7 +143,30 @@ pub(crate) async fn run(context: Arc<Context>, plan: Plan) {
     }
 }
 
-async fn fetch(context: &Context, plan: Plan) -> Result<(), LegError> {
+/// Both ends of a leg whose pages have all arrived.
+struct Fetched {
+    events: Streaming<w::PrefillEvent>,
+    incoming: Box<dyn Incoming>,
+    until: tokio::time::Instant,
+}
+
+/// Parts from the sender. That the request may be over before this is takes nothing away: a call dropped now would look
+/// like a failure over there.
+async fn finish(context: &Context, (request, leg): (RequestKey, u32), fetched: Fetched) {
+    let Fetched { mut events, incoming, until } = fetched;
+    let ended = Message::Event(Event::PrefillEnded { request, leg });
+    // Without a step thread nobody waits for the pages; without an acknowledgement the sender counts the fault.
+    let (_, acknowledged) = tokio::join!(context.steps.send(ended), incoming.ack());
+    if let Err(error) = acknowledged {
+        tracing::debug!(%error, "the end of a transfer could not be acknowledged");
+        return;
+    }
+    // The sender's word that it freed its pages. Without it they are free when the call is dropped.
+    let patience = tokio::time::Instant::now() + context.limits.peer_timeout;
+    let _ = timeout_at(until.min(patience), next(&mut events)).await;
+}
+
+async fn fetch(context: &Context, plan: Plan) -> Result<Fetched, LegError> {
     let until = tokio::time::Instant::now() + plan.lease;
     let lease = hadal_shell::id::lease_id()?;
     let (request, leg) = (plan.request, plan.leg);
@@ -170,10 +194,8 @@ async fn fetch(context: &Context, plan: Plan) -> Result<(), LegError> {
         deadline: until,
     };
     let incoming = unless_ended(&mut events, async { Ok(context.connector.fetch(fetch).await?) }).await?;
-    receive(context, (request, leg), incoming, &mut events).await?;
-    // The sender's word that it freed its pages. Without it they are free when the call is dropped.
-    let _ = timeout_at(until.min(tokio::time::Instant::now() + timeout), next(&mut events)).await;
-    Ok(())
+    let incoming = receive(context, (request, leg), incoming, &mut events).await?;
+    Ok(Fetched { events, incoming, until })
 }
 
 fn wire_request(context: &Context, plan: Plan, lease: LeaseId) -> w::PrefillRequest {
@@ -187,6 +209,7 @@ fn wire_request(context: &Context, plan: Plan, lease: LeaseId) -> w::PrefillRequ
         lease_id: lease.0.to_le_bytes().to_vec(),
         lease_ms: plan.lease.as_millis().max(1) as u64,
         receiver_incarnation: context.incarnation.0,
+        incarnation: plan.worker.incarnation,
     }
 }
 
@@ -214,13 +237,13 @@ async fn unless_ended<T>(
     }
 }
 
-/// Hands pages to the step thread until the end, and room back to the sender.
+/// Hands pages to the step thread until the end, and room back to the sender. The connection comes back.
 async fn receive(
     context: &Context,
     (request, leg): (RequestKey, u32),
     mut incoming: Box<dyn Incoming>,
     events: &mut Streaming<w::PrefillEvent>,
-) -> Result<(), LegError> {
+) -> Result<Box<dyn Incoming>, LegError> {
     let (taken, mut taken_bytes) = watch::channel(0_u64);
     let taken = Arc::new(taken);
     let mut granted = 0;
@@ -245,11 +268,7 @@ async fn receive(
                 let page = Page { request, leg, block, taken: Arc::clone(&taken) };
                 context.steps.send(Message::Page(page)).await?;
             }
-            Received::End => {
-                context.steps.send(Message::Event(Event::PrefillEnded { request, leg })).await?;
-                incoming.ack().await?;
-                return Ok(());
-            }
+            Received::End => return Ok(incoming),
         }
     }
 }

@@ -251,6 +251,7 @@ fn limits(config: &Config, info: &Info) -> Limits {
     Limits {
         output_tokens_max: config.output_tokens_max,
         peer_timeout: config.peer_timeout,
+        prefill_lease: config.prefill_lease,
         window_bytes: config.kv_window.max(largest),
         send_bytes,
         send_pages: usize::try_from(send_bytes / smallest).unwrap_or(usize::MAX / 2),

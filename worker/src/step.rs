@@ -45,6 +45,8 @@ pub(crate) struct Context {
 pub(crate) struct Limits {
     pub(crate) output_tokens_max: usize,
     pub(crate) peer_timeout: Duration,
+    /// How long a receiver may hold pages here.
+    pub(crate) prefill_lease: Duration,
     /// Bytes of pages under way to this worker, for one request.
     pub(crate) window_bytes: u64,
     /// Bytes of pages copied out for one receiver.
@@ -116,7 +118,10 @@ impl StepLoop {
                 return;
             }
             self.note_sequences(0, 0);
-            std::thread::park_timeout(self.patience());
+            // Those that were left for this turn woke the thread once, before.
+            if self.inbox.is_empty() {
+                std::thread::park_timeout(self.patience());
+            }
         }
     }
 

@@ -78,9 +78,15 @@ fn read_prefill(context: &Context, role: Role, request: &w::PrefillRequest) -> R
     if request.layout != *ours {
         return Err(mismatch(format!("cache layout {} here, {} asked for", ours, request.layout)));
     }
+    if ![0, context.incarnation.0].contains(&request.incarnation) {
+        return Err(mismatch("this worker has restarted since it was placed; place the prompt again"));
+    }
     let head = head(context, request.context.as_ref())?;
     let lease = id16("lease_id", &request.lease_id).map_err(malformed)?;
-    let lease_until = context.steps.deadline(request.lease_ms).ok_or_else(|| invalid("lease_ms must be above 0"))?;
+    // A peer does not decide for how long it may hold this worker's pages.
+    let longest = context.limits.prefill_lease.as_millis() as u64;
+    let lease_until = context.steps.deadline(request.lease_ms.min(longest));
+    let lease_until = lease_until.ok_or_else(|| invalid("lease_ms must be above 0"))?;
     Ok(Prefill {
         id: head.id,
         lease: LeaseId(u128::from_le_bytes(lease)),

@@ -64,6 +64,32 @@ async fn a_deadline_ends_a_request_and_frees_its_pages() {
 }
 
 #[tokio::test]
+async fn a_prefill_that_nobody_fetches_ends_with_this_workers_own_lease() {
+    let engine = sim();
+    let short = Config { prefill_lease: Duration::from_millis(100), ..config(Role::Prefill, "p") };
+    let prefill = worker(short, &engine).await;
+    let router = Router::new(&prefill, &engine);
+    let asked = router.request("r", &prompt(1, 300), 1);
+    let request = w::PrefillRequest {
+        context: asked.context,
+        fingerprint: asked.fingerprint,
+        numerics_class: asked.numerics_class,
+        layout: engine.info().geometry.layout.clone(),
+        tokens: asked.tokens,
+        lease_id: vec![1; 16],
+        lease_ms: u64::MAX,
+        ..Default::default()
+    };
+    let mut events = router.client.clone().prefill(request).await.unwrap().into_inner();
+    let mut last = None;
+    while let Some(event) = tokio::time::timeout(LONG, events.next()).await.expect("the lease ends") {
+        last = event.unwrap().event;
+    }
+    assert!(matches!(last, Some(w::prefill_event::Event::Error(_))), "{last:?}");
+    until("pages come back", || is_idle(&prefill)).await;
+}
+
+#[tokio::test]
 async fn a_reader_that_takes_nothing_is_ended_and_delays_nobody() {
     let engine = sim();
     let limited = Config { output_tokens_max: 100, ..config(Role::Mixed, "m") };

@@ -166,6 +166,42 @@ async fn a_pair_answers_over_tls_and_strangers_are_kept_out() {
 }
 
 #[tokio::test]
+async fn an_answer_of_one_token_does_not_cut_its_own_transfer_short() {
+    let engine = sim();
+    let (ours, theirs) = (Shell::local(), Shell::local());
+    let prefill = start(config(Role::Prefill, "p"), engine.clone(), theirs.clone()).await.unwrap();
+    let decode = start(config(Role::Decode, "d"), engine.clone(), ours.clone()).await.unwrap();
+    let router = Router::new(&decode, &engine);
+    for number in 0..40 {
+        let mut request = router.request(&format!("r{number}"), &prompt(number, 200), 1);
+        request.prefill = Some(reference(&prefill));
+        assert_eq!(router.ask(request).await.error, None);
+    }
+    until("pages come back", || is_idle(&decode) && is_idle(&prefill)).await;
+    let count = |shell: &Shell, line: &str| hadal_shell::metrics::render([&shell.metrics]).lines().any(|l| l == line);
+    for (shell, line) in [
+        (&ours, "hadal_worker_transfers_total{direction=\"received\",outcome=\"ok\"} 40"),
+        (&theirs, "hadal_worker_transfers_total{direction=\"sent\",outcome=\"ok\"} 40"),
+        (&theirs, "hadal_worker_requests_total{leg=\"prefill\",outcome=\"ok\"} 40"),
+    ] {
+        assert!(count(shell, line), "{line} is not in\n{}", hadal_shell::metrics::render([&shell.metrics]));
+    }
+}
+
+#[tokio::test]
+async fn a_prefill_worker_of_another_life_is_not_the_one_that_was_named() {
+    let engine = sim();
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let router = Router::new(&decode, &engine);
+    let mut request = router.request("r", &prompt(1, 300), 5);
+    request.prefill = Some(w::WorkerRef { incarnation: prefill.incarnation.0 ^ 1, ..reference(&prefill) });
+    let answer = router.ask(request).await;
+    assert_eq!((answer.tokens.len(), answer.error), (5, None));
+    assert_eq!(answer.started.unwrap().prefill_worker, "", "the decode worker computes");
+}
+
+#[tokio::test]
 async fn what_happened_is_counted() {
     let engine = sim();
     let shell = Shell::local();
