@@ -34,10 +34,11 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use hadal_router_core::{Failure, FailureKind};
 use hadal_shell::metrics::Status;
-use hadal_shell::tasks::Tasks;
-use tokio::net::TcpListener;
 
 use crate::service::Backend;
+
+/// Less than the 30 s or more that proxies wait.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +47,14 @@ pub(crate) struct Options {
     pub(crate) body_bytes_max: usize,
     /// Longest wait for a request's body.
     pub(crate) body_timeout: Duration,
+    /// Silence in a stream after which a comment is sent.
+    pub(crate) keep_alive: Duration,
 }
 
 impl Options {
-    /// With the default wait for bodies.
+    /// With the default times.
     pub(crate) fn new(body_bytes_max: usize) -> Self {
-        Self { body_bytes_max, body_timeout: Duration::from_secs(60) }
+        Self { body_bytes_max, body_timeout: Duration::from_secs(60), keep_alive: KEEP_ALIVE }
     }
 }
 
@@ -74,23 +77,6 @@ pub(crate) fn routes<B: Backend>(backend: B, options: Options, status: Status) -
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(identify))
-}
-
-/// Serves as work of `tasks`: when they drain, nothing new is accepted and running answers go on to their ends.
-pub(crate) fn serve(tasks: &Tasks, listener: TcpListener, routes: Router) {
-    use axum::serve::ListenerExt;
-    let drain = tasks.drain_token();
-    // Tokens are small and must leave at once.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps delaying small packets");
-        }
-    });
-    tasks.spawn("http", async move {
-        if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(drain.cancelled_owned()).await {
-            tracing::error!(%error, "the HTTP server ended");
-        }
-    });
 }
 
 /// Gives each request its id, and each response the same.

@@ -185,7 +185,7 @@ fn serve_http(service: &Service, bytes: usize, shell: &Shell, listener: TcpListe
     };
     let status = Status::new(shell.metrics.clone(), ready);
     let routes = http::routes(service.clone(), http::Options::new(bytes), status);
-    http::serve(&shell.tasks, listener, routes);
+    hadal_shell::http::serve(&shell.tasks, listener, routes);
 }
 
 fn serve_grpc(service: &Service, bytes: usize, shell: &Shell, listener: TcpListener) -> Result<(), StartError> {

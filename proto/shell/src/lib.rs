@@ -3,6 +3,7 @@
 pub mod config;
 pub mod exit;
 pub mod grpc;
+pub mod http;
 pub mod id;
 pub mod log;
 pub mod metrics;

@@ -23,10 +23,20 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tasks that did not end within the deadline and were dropped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("still running when the time to drain was over: {}", .names.join(", "))]
+#[error("still running when the time to drain was over: {}", counted(.names))]
 pub struct Unfinished {
     /// Their names.
     pub names: Vec<&'static str>,
+}
+
+/// Equal names once, with their count.
+fn counted(names: &[&str]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    let told = counts.into_iter().map(|(name, n)| if n == 1 { name.to_owned() } else { format!("{name} ({n})") });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// A part's tasks. Clones share them.
@@ -204,6 +214,8 @@ mod tests {
         tasks.spawn("stuck", std::future::pending());
         let unfinished = tasks.join(Duration::ZERO).await.unwrap_err();
         assert_eq!(unfinished.names, ["stuck"]);
+        let unfinished = Unfinished { names: vec!["stuck", "steps", "stuck"] };
+        assert!(unfinished.to_string().ends_with(": steps, stuck (2)"), "{unfinished}");
         assert!(tasks.running().is_empty());
     }
 

@@ -55,16 +55,16 @@ fn check_headers(headers: &HeaderMap, max: usize) -> Result<(), Failure> {
     if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|e| !e.eq_ignore_ascii_case("identity")) {
         return unsupported(format!("bodies in {encoding} are not read; send plain JSON"));
     }
-    // Also so that a web page cannot have a browser send requests without asking first.
-    if let Some(kind) = text(header::CONTENT_TYPE).filter(|k| !is_json(k)) {
-        return unsupported(format!("the body is declared as {kind}; send Content-Type: application/json"));
+    let kind = text(header::CONTENT_TYPE).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        json if json == "application/json" || json.ends_with("+json") => Ok(()),
+        // What curl -d declares when it is told nothing, and tools that declare nothing. A browser, which would let any
+        // web page send these without asking first, names the page's origin.
+        "" | "application/x-www-form-urlencoded" if !headers.contains_key(header::ORIGIN) => Ok(()),
+        "" => unsupported("the body's type is not declared; send Content-Type: application/json".to_owned()),
+        _ => unsupported(format!("the body is declared as {kind}; send Content-Type: application/json")),
     }
-    Ok(())
-}
-
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
 }
 
 fn too_large(max: usize) -> Failure {

@@ -1,5 +1,8 @@
 //! An answer as server-sent events: `data: JSON`, a blank line; `data: [DONE]` after the last. A failure is an event
-//! with an `error` and the last one, without `[DONE]`, so that no client takes a broken answer for a whole one.
+//! with an `error` and the last one, without `[DONE]`, so that no client takes a broken answer for a whole one. While
+//! nothing comes (a long prompt is computed), comments keep proxies from taking the connection for dead.
+
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -13,8 +16,9 @@ use crate::service::Output;
 
 /// Answers with the events of `first`, which was taken from the stream to see whether the answer begins at all, and
 /// those after it.
-pub(super) fn respond(chunks: Chunks, first: Output, streams: Streams, choices: u32) -> Response {
-    let events = Events { chunks, first: Some(first), streams, begun: vec![false; choices as usize], ended: false };
+pub(super) fn respond(chunks: Chunks, first: Output, streams: Streams, choices: u32, keep_alive: Duration) -> Response {
+    let begun = vec![false; choices as usize];
+    let events = Events { chunks, first: Some(first), streams, begun, ended: false, keep_alive };
     let bytes = stream::unfold(events, async |mut events| Some((Ok::<_, Failure>(events.next().await?), events)));
     let mut response = Response::new(Body::from_stream(bytes));
     let headers = response.headers_mut();
@@ -32,6 +36,7 @@ struct Events {
     /// By choice: whether its first piece was sent.
     begun: Vec<bool>,
     ended: bool,
+    keep_alive: Duration,
 }
 
 impl Events {
@@ -40,7 +45,10 @@ impl Events {
         while !self.ended {
             let next = match self.first.take() {
                 Some(first) => Some(Ok(first)),
-                None => self.streams.next().await,
+                None => match tokio::time::timeout(self.keep_alive, self.streams.next()).await {
+                    Ok(next) => next,
+                    Err(_) => return Some(Bytes::from_static(b": waiting\n\n")),
+                },
             };
             let mut out = String::new();
             match next {

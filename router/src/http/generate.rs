@@ -36,7 +36,7 @@ pub(super) async fn completions<B: Backend>(
         }
         Planned::new(Endpoint::Completion, arrived, common, model, encoded)
     };
-    answer(&app.backend, work.await).await
+    answer(&app, work.await).await
 }
 
 /// `POST /v1/chat/completions`
@@ -53,7 +53,7 @@ pub(super) async fn chat<B: Backend>(
         let (_, encoded) = tokens::chat(&model, messages, chat).await?;
         Planned::new(Endpoint::Chat, arrived, common, model, vec![encoded])
     };
-    answer(&app.backend, work.await).await
+    answer(&app, work.await).await
 }
 
 /// What is to be done for a request that is in order.
@@ -110,15 +110,15 @@ impl Planned {
 
 /// Submits what is planned. The first event decides the status: until a worker has accepted the request, a failure has
 /// its own.
-async fn answer<B: Backend>(backend: &B, planned: Result<Planned, Failure>) -> Response {
+async fn answer<B: Backend>(app: &App<B>, planned: Result<Planned, Failure>) -> Response {
     let planned = match planned {
         Ok(planned) => planned,
         Err(failure) => {
-            backend.refused(Api::Http, &failure);
+            app.backend.refused(Api::Http, &failure);
             return respond::failure(&failure);
         }
     };
-    let mut streams = Streams::submit(backend, planned.submissions);
+    let mut streams = Streams::submit(&app.backend, planned.submissions);
     let first = match streams.next().await {
         Some(Ok(first)) => first,
         Some(Err(failure)) => return respond::failure(&failure),
@@ -126,7 +126,7 @@ async fn answer<B: Backend>(backend: &B, planned: Result<Planned, Failure>) -> R
     };
     if planned.stream {
         let chunks = Chunks::new(planned.head, planned.include_usage);
-        return events::respond(chunks, first, streams, planned.choices);
+        return events::respond(chunks, first, streams, planned.choices, app.options.keep_alive);
     }
     match collect(Answer::new(planned.head, planned.choices), first, streams).await {
         Ok(text) => respond::json(text),

@@ -7,7 +7,9 @@ use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use futures_util::StreamExt;
 use hadal_router_core::FinishReason;
+use hadal_shell::http::serve;
 use hadal_shell::metrics::Metrics;
+use hadal_shell::tasks::Tasks;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -243,6 +245,24 @@ async fn headers_that_are_no_use_are_named() {
 }
 
 #[tokio::test]
+async fn a_body_that_curl_declares_as_a_form_is_read_unless_a_web_page_sends_it() {
+    let double = Double::new(two_words());
+    for (kind, origin, status) in [
+        (Some("application/x-www-form-urlencoded"), None, 200),
+        (None, None, 200),
+        (Some("application/x-www-form-urlencoded"), Some("https://example.org"), 415),
+        (None, Some("https://example.org"), 415),
+        (Some("application/json"), Some("https://example.org"), 200),
+    ] {
+        let headers = [("content-type", kind), ("origin", origin)].into_iter().filter_map(|(k, v)| Some((k, v?)));
+        let request = headers.fold(Request::post("/v1/completions"), |request, (k, v)| request.header(k, v));
+        let body = json!({"model": "org/tiny", "prompt": "hi"}).to_string();
+        let (response, _) = send(&double, request.body(Body::from(body)).unwrap()).await;
+        assert_eq!(response.status().as_u16(), status, "{kind:?} {origin:?}");
+    }
+}
+
+#[tokio::test]
 async fn prompts_that_cannot_fit_are_refused_before_they_are_tokenised() {
     let double = Double::new(two_words());
     let body = json!({"model": "org/tiny", "prompt": "a".repeat(100_000)});
@@ -332,6 +352,19 @@ async fn a_slow_reader_stops_the_answer_and_not_the_memory() {
         }
         let ahead = double.sent.load(Ordering::SeqCst) - read;
         assert!(ahead <= BUFFER + 2, "{ahead} events ahead");
+    }
+}
+
+#[tokio::test]
+async fn comments_fill_a_long_wait() {
+    let double = Double::new(Script::Silent);
+    let status = Status::new(Metrics::new(&[]), || Ok(()));
+    let options = Options { keep_alive: Duration::from_millis(1), ..Options::new(BODY_MAX) };
+    let response = routes(double, options, status).oneshot(post_to("/v1/completions", ENDLESS)).await.unwrap();
+    let mut body = response.into_body().into_data_stream();
+    for _ in 0..3 {
+        let piece = timeout(LONG, body.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(&piece[..], b": waiting\n\n");
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum Script {
     Refuse(Failure),
     /// Deltas without end.
     Endless,
+    /// Nothing after the start.
+    Silent,
 }
 
 #[derive(Clone)]
@@ -99,8 +101,10 @@ impl Backend for Double {
         let events: Box<dyn Iterator<Item = Result<Output, Failure>> + Send> = match self.script.clone() {
             Script::Refuse(failure) => return Err(failure),
             Script::Events(events) => Box::new(events.into_iter()),
+            Script::Silent => Box::new(std::iter::empty()),
             Script::Endless => Box::new((0..).map(|i| Ok(delta(0, "word ", i)))),
         };
+        let silent = matches!(self.script, Script::Silent);
         let (sender, receiver) = mpsc::channel(BUFFER);
         let this = self.clone();
         tokio::spawn(async move {
@@ -110,6 +114,9 @@ impl Backend for Double {
                     return;
                 }
                 this.sent.fetch_add(1, Ordering::SeqCst);
+            }
+            if silent {
+                sender.closed().await;
             }
         });
         Ok(OutputStream::new(receiver))

@@ -40,17 +40,13 @@ pub fn routes(status: Status) -> Router {
         .with_state(status)
 }
 
-/// Serves as a service of `tasks`: also while the part drains, when `/ready` says no.
+/// Serves also while the part drains, when `/ready` says no.
 pub fn serve(tasks: &Tasks, listener: TcpListener, status: Status) {
     let drain = tasks.drain_token();
     let inner = Arc::clone(&status.ready);
     let ready = move || if drain.is_cancelled() { Err("draining".to_owned()) } else { inner() };
     let app = routes(Status { ready: Arc::new(ready), ..status });
-    tasks.spawn_service("metrics", async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            tracing::error!(%error, "the metrics server ended");
-        }
-    });
+    crate::http::serve(tasks, listener, app);
 }
 
 async fn metrics(State(status): State<Status>) -> Response {
