@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
+pub use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::PATIENCE;
@@ -120,17 +120,25 @@ impl Client {
     /// # Errors
     /// When it does not in time.
     pub async fn until_serving(&mut self) -> Result<()> {
+        self.until_health(ServingStatus::Serving).await
+    }
+
+    /// Waits until the router says that of itself.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn until_health(&mut self, wanted: ServingStatus) -> Result<()> {
         let request = HealthCheckRequest { service: String::new() };
         let mut states = self.health.watch(request).await?.into_inner();
         let follow = async {
             while let Some(state) = states.message().await? {
-                if state.status() == ServingStatus::Serving {
+                if state.status() == wanted {
                     return anyhow::Ok(());
                 }
             }
             bail!("the router ended its health stream")
         };
-        timeout(PATIENCE, follow).await.context("the router does not serve in time")?
+        timeout(PATIENCE, follow).await.with_context(|| format!("the router is not {wanted:?} in time"))?
     }
 
     /// Starts a request; dropping the stream cancels it.

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
-use crate::PATIENCE;
 use crate::client::Client;
 use crate::process::Process;
+use crate::{PATIENCE, http};
 
 /// Name of the model that a worker without `--model` serves.
 pub const BUNDLED: &str = "hadal-tiny";
@@ -184,6 +184,11 @@ impl Cluster {
     /// # Errors
     /// With the last ledgers when pages stay taken.
     pub async fn pages_back(&self) -> Result<FleetView> {
+        // The coordinator's view may be from before the requests; what the workers show is not.
+        for worker in self.workers.iter().filter(|w| w.runs()) {
+            let pages = &[r#"state="used""#];
+            http::until_metric(worker.address("metrics")?, "hadal_worker_pages", pages, |used| used == 0.0).await?;
+        }
         self.fleet_until("every page is back", |view| !view.workers.is_empty() && view.workers.iter().all(idle)).await
     }
 

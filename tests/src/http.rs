@@ -92,7 +92,7 @@ pub async fn metric(address: SocketAddr, name: &str, labels: &[&str]) -> Result<
 }
 
 /// How long a part may take to show what it has done.
-const SHOWN_AFTER: Duration = Duration::from_secs(10);
+const SHOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// Asks for a metric again and again until its sum is as it must be: parts show some a moment later, and nothing but
 /// asking tells when.

@@ -124,6 +124,11 @@ impl Process {
         Ok(text.parse()?)
     }
 
+    /// Whether its end was not waited for yet.
+    pub fn runs(&self) -> bool {
+        self.child.id().is_some()
+    }
+
     /// Sends it a signal by name (`TERM`, `KILL`, `STOP`, `CONT`, `INT`).
     ///
     /// # Errors

@@ -398,6 +398,7 @@ async fn slow_readers_cost_bounded_memory_and_delay_nobody() -> Result<()> {
         readers.push(reader);
     }
     served.still_serves().await?;
+    served.cluster.busiest("decode").await?;
     // The worker gives up whoever does not read; until then it goes on beside them.
     served.cluster.pages_back().await?;
     let after = [served.cluster.router.resident_bytes()?, served.cluster.workers[0].resident_bytes()?];

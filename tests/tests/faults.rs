@@ -7,7 +7,7 @@ use hadal_proto::cluster as w;
 use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_proto::cluster::worker_client::WorkerClient;
 use hadal_proto::v1::{GenerateRequest, SamplingOptions};
-use hadal_tests::client::{Client, greedy, request, tokens};
+use hadal_tests::client::{Client, ServingStatus, greedy, request, tokens};
 use hadal_tests::cluster::{BUNDLED, Cluster, Plan, flags, fleet_until};
 use hadal_tests::process::Process;
 use hadal_tests::{PATIENCE, golden, http};
@@ -398,6 +398,7 @@ async fn a_request_waits_for_a_first_worker() -> Result<()> {
     let coordinator = cluster.coordinator.address("grpc")?.to_string();
     fleet_until(&coordinator, "nobody is left", |view| view.workers.is_empty()).await?;
     let mut client = cluster.client().await?;
+    client.until_health(ServingStatus::NotServing).await?;
     let waiting = tokio::spawn(async move { client.generate(request(BUNDLED, &tokens(1, 10), greedy(5))).await });
     until_waiting(&cluster.router).await?;
     let ready = http::send(cluster.router.address("http")?, "GET", "/ready", "").await?;
