@@ -9,6 +9,7 @@ use hadal_shell::exit::Exit;
 use crate::engine;
 use crate::fault::{Fault, OrExit};
 use crate::progress::Progress;
+use crate::run;
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -57,10 +58,10 @@ pub(crate) fn run(options: &Options) -> Result<Exit, Fault> {
     );
     drop(progress);
     let report = report.map_err(|error| Fault::new(exit(&error), error))?;
-    match options.json {
-        true => println!("{}", serde_json::to_string_pretty(&report).or_exit(Exit::Software)?),
-        false => println!("{report}"),
-    }
+    run::print(&match options.json {
+        true => serde_json::to_string_pretty(&report).or_exit(Exit::Software)?,
+        false => report.to_string(),
+    })?;
     Ok(if report.passed() { Exit::Ok } else { Exit::Failed })
 }
 

@@ -8,6 +8,7 @@ use hadal_types::KvEncoding;
 
 use crate::bundled;
 use crate::fault::{Fault, OrExit};
+use crate::run;
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -57,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit, Fault> {
         None => describe(bundled::open().or_exit(Exit::Software)?.config(), &plan),
     };
     let description = described.map_err(|error| Fault::new(exit(&error), error))?;
-    println!("{}", show(&description, options.json)?);
+    run::print(&show(&description, options.json)?)?;
     Ok(Exit::Ok)
 }
 

@@ -65,6 +65,18 @@ pub(crate) fn client(command: impl Future<Output = Result<Exit, Fault>>) -> Resu
     ended
 }
 
+/// Prints a report on stdout. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn print(report: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    match writeln!(out, "{report}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Fault::new(Exit::Io, error)),
+        _ => Ok(()),
+    }
+}
+
 async fn until_drained(
     options: &RunOptions,
     start: impl Future<Output = Result<Running, Fault>>,

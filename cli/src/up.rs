@@ -2,7 +2,7 @@
 //! talk over loopback; only the workers' weights and threads are shared.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hadal_router::Readiness;
@@ -150,6 +150,17 @@ async fn ready(router: &hadal_router::Handle) -> Result<(), Fault> {
     }
 }
 
+/// How another terminal calls this program. Called without a folder it was found in PATH, and will be again; a path may
+/// depend on the working folder, so it is told in full.
+fn program(called: &Path, full: Option<PathBuf>) -> String {
+    if called.components().count() < 2 {
+        return called.display().to_string();
+    }
+    let path = full.unwrap_or_else(|| called.to_path_buf()).display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
 struct Listening {
     model: String,
     kind: String,
@@ -171,6 +182,8 @@ impl Listening {
         let (model, kind) = (&self.model, &self.kind);
         let (http, grpc) = (dial(self.http), dial(self.grpc));
         let (prefill, decode) = (options.prefill, options.decode);
+        let called = std::env::args_os().next().map_or_else(|| "hadal".into(), PathBuf::from);
+        let program = program(&called, std::env::current_exe().ok());
         format!(
             "\
 hadal serves {model} ({kind}) on {prefill} prefill and {decode} decode workers.
@@ -186,7 +199,7 @@ Try it from another terminal:
   grpcurl -plaintext -d '{{\"model\": \"{model}\", \"text\": \"Once upon a time\", \"sampling\": {{\"max_tokens\": 32}}}}' \\
     {grpc} hadal.v1.Hadal/Generate
 
-  hadal chat --grpc {grpc}
+  {program} chat --grpc {grpc}
 
 Ctrl-C ends it."
         )
@@ -201,5 +214,22 @@ Ctrl-C ends it."
             "coordinator": coordinator.to_string(),
             "workers": workers,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_terminal_can_paste_the_program() {
+        let full = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(program(Path::new("hadal"), full("/usr/bin/hadal")), "hadal");
+        assert_eq!(
+            program(Path::new("target/release/hadal"), full("/src/target/release/hadal")),
+            "/src/target/release/hadal"
+        );
+        assert_eq!(program(Path::new("./hadal"), None), "./hadal");
+        assert_eq!(program(Path::new("./hadal"), full("/my files/it's")), r"'/my files/it'\''s'");
     }
 }
