@@ -222,8 +222,23 @@ impl Config {
         }
         let blocks = u32::try_from(blocks)
             .map_err(|_| wrong(flag, format!("{blocks} blocks; at most {} can be numbered", u32::MAX)))?;
+        if !can_be_had(u64::from(blocks).checked_mul(block_bytes)) {
+            let problem = format!("this machine has no room for {blocks} blocks of {}", show_bytes(block_bytes));
+            return Err(wrong(flag, problem));
+        }
         Ok(Part::ALL.map(|part| if geometry.parts().contains(part) { blocks } else { 0 }))
     }
+}
+
+/// Whether the system promises so much memory. It is asked for and given back untouched, which costs nothing; without
+/// asking, a pool that is too large would end the process without a word.
+fn can_be_had(bytes: Option<u64>) -> bool {
+    let Some(bytes) = bytes.and_then(|n| usize::try_from(n).ok()) else { return false };
+    let mut room = Vec::<u8>::new();
+    let had = room.try_reserve_exact(bytes).is_ok();
+    // Or the compiler, seeing no use of it, leaves the question out.
+    std::hint::black_box(&room);
+    had
 }
 
 #[cfg(test)]
@@ -270,5 +285,13 @@ mod tests {
         assert_eq!(config.pages(&geometry).unwrap_err().flag, "kv-memory");
         assert_eq!(Config { kv_memory: 3 * block, ..Config::default() }.pages(&geometry).unwrap(), [3, 3]);
         assert_eq!(Config { kv_tokens: Some(65), ..Config::default() }.pages(&geometry).unwrap(), [2, 2]);
+    }
+
+    #[test]
+    fn a_pool_beyond_the_machine_is_refused() {
+        let mut geometry = crate::engine::sim::geometry();
+        geometry.stores[0].record[0].count = u32::MAX;
+        let config = Config { kv_tokens: Some(64 * u64::from(u32::MAX)), ..Config::default() };
+        assert_eq!(config.pages(&geometry).unwrap_err().flag, "kv-tokens");
     }
 }

@@ -111,6 +111,8 @@ impl LegError {
             // A difference of releases or settings stays.
             LegError::Transfer(error) => !matches!(error.kind(), ErrorKind::Version | ErrorKind::Layout),
             LegError::Protocol(_) => true,
+            // Both ends notice a broken connection; which one says so first must not decide.
+            LegError::Refused(error) => error.kind() == w::error::Kind::Prefill,
             _ => false,
         }
     }
@@ -269,6 +271,23 @@ async fn receive(
                 context.steps.send(Message::Page(page)).await?;
             }
             Received::End => return Ok(incoming),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use w::error::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_worth_a_retry_whoever_tells_of_it_and_a_refusal_is_not() {
+        let told = |kind: Kind| LegError::Refused(w::Error { kind: kind.into(), ..Default::default() });
+        assert!(told(Kind::Prefill).retryable());
+        assert!(LegError::from(TransferError::ShortRead("cut".into())).retryable());
+        for kind in [Kind::Busy, Kind::Mismatch, Kind::Draining, Kind::Invalid, Kind::Deadline, Kind::Internal] {
+            assert!(!told(kind).retryable(), "{kind:?}");
         }
     }
 }

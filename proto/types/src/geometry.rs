@@ -301,8 +301,14 @@ pub enum GeometryError {
         /// Its stride.
         stride: u32,
     },
-    /// A layer reuses the choice of one that makes none.
-    #[error("layer {layer} reuses the choice of layer {of}, which makes none")]
+    /// A store without bytes.
+    #[error("store {store}: its rows have no bytes")]
+    NoBytes {
+        /// The store.
+        store: usize,
+    },
+    /// A layer reuses the choice of one that makes none, or makes it later.
+    #[error("layer {layer} reuses the choice of layer {of}, which makes none before it")]
     NoChoice {
         /// The layer that reuses.
         layer: u32,
@@ -312,7 +318,7 @@ pub enum GeometryError {
 }
 
 impl Geometry {
-    /// Checks that references resolve and strides divide the block.
+    /// Checks that references resolve, strides divide the block, and rows have bytes.
     ///
     /// # Errors
     /// Names the first contradiction.
@@ -321,8 +327,11 @@ impl Geometry {
             if s.stride == 0 || !BLOCK_TOKENS.is_multiple_of(s.stride) {
                 return Err(GeometryError::Stride { store, stride: s.stride });
             }
+            if s.row_bytes() == 0 {
+                return Err(GeometryError::NoBytes { store });
+            }
         }
-        for layer in &self.layers {
+        for (position, layer) in self.layers.iter().enumerate() {
             let scored = match layer.choice {
                 Choice::Own { scores, .. } => Some(scores),
                 _ => None,
@@ -338,7 +347,7 @@ impl Geometry {
             }
             if let Choice::Reuse { layer: of } = layer.choice {
                 let chooses = |l: &Layer| l.id == of && matches!(l.choice, Choice::Own { .. });
-                if !self.layers.iter().any(chooses) {
+                if !self.layers[..position].iter().any(chooses) {
                     return Err(GeometryError::NoChoice { layer: layer.id.0, of: of.0 });
                 }
             }
@@ -470,6 +479,18 @@ mod tests {
         let mut g = v32();
         g.stores.truncate(1);
         assert!(matches!(g.validate(), Err(GeometryError::NoSuchStore { .. })));
+    }
+
+    #[test]
+    fn a_choice_is_reused_from_an_earlier_layer_only_and_rows_have_bytes() {
+        let mut g = v32();
+        g.layers[1].choice = Choice::Reuse { layer: LayerId(0) };
+        g.validate().unwrap();
+        g.layers.swap(0, 1);
+        assert_eq!(g.validate(), Err(GeometryError::NoChoice { layer: 1, of: 0 }));
+        let mut g = v32();
+        g.stores[1].record.clear();
+        assert_eq!(g.validate(), Err(GeometryError::NoBytes { store: 1 }));
     }
 
     #[test]
