@@ -17,7 +17,8 @@ pub enum Format {
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogOptions {
-    /// Level, or levels by module: error, warn, info, debug, trace, or hadal_worker=debug,info
+    /// Level, or levels by module: error, warn, info, debug, trace, or hadal_worker=debug,info; debug and trace alone
+    /// are this program's, and info its libraries'
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
     /// How log lines look on stderr
@@ -49,7 +50,7 @@ pub enum LogError {
 /// When the level cannot be read, or logging was started before.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
     let filter = EnvFilter::builder()
-        .parse(&options.log_level)
+        .parse(directives(&options.log_level))
         .map_err(|e| LogError::Level { level: options.log_level.clone(), problem: e.to_string() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match options.log_format {
@@ -57,4 +58,26 @@ pub fn init(options: &LogOptions) -> Result<(), LogError> {
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|_| LogError::Twice)
+}
+
+/// A level alone is this program's: libraries have little to say that helps an operator, and drown the rest below info.
+fn directives(level: &str) -> String {
+    let alone = level.trim().to_ascii_lowercase();
+    match alone.as_str() {
+        "debug" | "trace" => format!("info,hadal={alone}"),
+        _ => level.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_that_of_this_program() {
+        assert_eq!(directives("DEBUG"), "info,hadal=debug");
+        for level in ["info", "hadal_worker=debug,info", "h2=debug"] {
+            assert_eq!(directives(level), level);
+        }
+    }
 }
