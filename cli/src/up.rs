@@ -53,7 +53,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8001")]
     grpc: String,
     /// Another name for the model, in place of its folder's name; may be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     served_model_name: Vec<String>,
     /// Memory for the cache of each worker
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = units::bytes)]
@@ -122,16 +122,18 @@ pub(crate) async fn run(options: Options) -> Result<Running, Fault> {
     tasks.push(coordinator_tasks);
     ready(&router).await?;
 
-    let model =
-        options.served_model_name.first().map_or(engine.info().model_name.as_str(), |name| alias(name)).to_owned();
+    let model = options.served_model_name.first().unwrap_or(&engine.info().model_name).clone();
     let kind = format!("{}, {} and {}", engine.info().architecture, options.compute.dtype, options.compute.kv);
     let running = Listening { model, kind, http: router.http_address, grpc: router.grpc_address };
     Ok(Running { tasks, text: running.text(&options), json: running.json(coordinator, told) })
 }
 
-/// The name that clients use, of `ALIAS` or `ALIAS=MODEL`.
-fn alias(name: &str) -> &str {
-    name.split_once('=').map_or(name, |(alias, _)| alias)
+/// A name, which a router would take apart at `=`: there is one model here.
+fn name(name: &str) -> Result<String, String> {
+    match name.contains('=') {
+        true => Err("write the new name alone; there is one model here".to_owned()),
+        false => Ok(name.to_owned()),
+    }
 }
 
 async fn ready(router: &hadal_router::Handle) -> Result<(), Fault> {

@@ -50,6 +50,8 @@ fn wrong_values_name_the_choices() {
     let error = read(&["worker", "--role", "both"]).unwrap_err();
     assert!(error.contains("prefill") && error.contains("decode") && error.contains("mixed"), "{error}");
     assert!(read(&["up", "--decode", "0"]).is_err());
+    let error = read(&["up", "--served-model-name", "a=b"]).unwrap_err();
+    assert!(error.contains("the new name alone"), "{error}");
 }
 
 const INTRODUCTION: &str = "\
