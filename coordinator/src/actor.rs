@@ -266,12 +266,8 @@ impl Actor {
             Command::SnapshotWanted { connection } => {
                 self.send(connection, w::coordinator_command::Command::SnapshotWanted(w::SnapshotWanted {}));
             }
-            Command::RefuseWorker { connection, reason } | Command::Disconnect { connection, reason } => {
-                let worker = self.connections.get(&connection).map_or("", |a| a.register.worker_id.as_str());
-                tracing::warn!(%worker, %reason, "worker refused");
-                self.send(connection, w::coordinator_command::Command::Refused(w::Refused { reason }));
-                self.connections.remove(&connection);
-            }
+            Command::RefuseWorker { connection, reason } => self.refuse(connection, reason, false),
+            Command::Disconnect { connection, reason, again } => self.refuse(connection, reason, again),
             Command::Answer { place, answer } => {
                 if let Answer::Placed(placement) = &answer {
                     self.counts.queued(placement.queued);
@@ -286,6 +282,14 @@ impl Actor {
             }
         }
         None
+    }
+
+    /// Tells a worker why it is not registered any more, and forgets its connection.
+    fn refuse(&mut self, connection: ConnectionId, reason: String, again: bool) {
+        let worker = self.connections.get(&connection).map_or("", |a| a.register.worker_id.as_str());
+        tracing::warn!(%worker, %reason, "worker refused");
+        self.send(connection, w::coordinator_command::Command::Refused(w::Refused { reason, again }));
+        self.connections.remove(&connection);
     }
 
     /// Sends to a worker. One that reads nothing misses it; its silence will end it, and snapshots are asked for again.

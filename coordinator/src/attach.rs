@@ -104,7 +104,7 @@ fn event(connection: ConnectionId, report: Report) -> Result<Event, Malformed> {
 
 /// Tells the worker why, if it still reads.
 async fn refuse(commands: &Commands, reason: String) {
-    let refused = w::coordinator_command::Command::Refused(w::Refused { reason });
+    let refused = w::coordinator_command::Command::Refused(w::Refused { reason, again: false });
     let command: Result<_, Status> = Ok(w::CoordinatorCommand { command: Some(refused) });
     // A worker that reads nothing must not keep this task: it learns that the stream ended.
     let _ = commands.try_send(command);

@@ -411,8 +411,7 @@ async fn slow_readers_cost_bounded_memory_and_delay_nobody() -> Result<()> {
     for mut reader in readers {
         let mut rest = Vec::new();
         drop(timeout(PATIENCE, reader.read_to_end(&mut rest)).await.context("the answer does not end")?);
-        let text = String::from_utf8_lossy(&rest);
-        let end = &text[text.len().saturating_sub(600)..];
+        let end = String::from_utf8_lossy(&rest[rest.len().saturating_sub(600)..]);
         assert!(end.contains("output-tokens-max") && end.contains("\"error\""), "{end}");
     }
     served.still_serves().await

@@ -62,8 +62,8 @@ enum Lost {
     Closed,
     #[error("it does not answer")]
     Silent,
-    #[error("it refuses this worker: {0}")]
-    Refused(String),
+    #[error("it refuses this worker: {}", .0.reason)]
+    Refused(w::Refused),
     #[error("it speaks another protocol: {0}")]
     Protocol(&'static str),
 }
@@ -99,7 +99,7 @@ impl Attach {
                 self.tell(&lost);
             }
             backoff = match lost {
-                Lost::Refused(_) => BACKOFF_REFUSED,
+                Lost::Refused(w::Refused { again: false, .. }) => BACKOFF_REFUSED,
                 _ => (backoff * 2).min(BACKOFF_MAX),
             };
             tokio::time::sleep(backoff).await;
@@ -111,8 +111,8 @@ impl Attach {
     fn tell(&self, lost: &Lost) {
         let coordinator = &self.coordinator;
         match lost {
-            Lost::Refused(reason) => {
-                tracing::warn!(%coordinator, %reason, "the coordinator refuses this worker, which goes on asking");
+            Lost::Refused(refused) => {
+                tracing::warn!(%coordinator, reason = %refused.reason, "the coordinator refuses this worker, which goes on asking");
             }
             why => tracing::warn!(
                 %coordinator, %why,
@@ -141,7 +141,7 @@ impl Attach {
         let (commands, first) = answer.await.map_err(|_| Lost::Silent)??;
         let registered = match first {
             Command::Registered(registered) => registered,
-            Command::Refused(refused) => return Err(Lost::Refused(refused.reason)),
+            Command::Refused(refused) => return Err(Lost::Refused(refused)),
             _ => return Err(Lost::Protocol("a registration must be answered first")),
         };
         tracing::info!(coordinator = %self.coordinator, term = registered.term, "registered");
@@ -196,7 +196,7 @@ impl Attach {
                     *snapshot = Some(self.ask_snapshot().await?);
                     Ok(())
                 }
-                Some(Command::Refused(refused)) => Err(Lost::Refused(refused.reason)),
+                Some(Command::Refused(refused)) => Err(Lost::Refused(refused)),
                 Some(Command::Drain(drain)) => {
                     tracing::info!(term = drain.term, "the coordinator drains this worker");
                     (self.on_drain)();

@@ -171,7 +171,7 @@ impl Core {
         if let Some(slot) = self.fleet.by_id(&info.id) {
             let incarnation = info.incarnation.0;
             let reason = format!("worker {} has registered again (incarnation {incarnation:016x})", info.id);
-            self.disconnect(slot, Loss::Replaced, reason);
+            self.disconnect(slot, Loss::Replaced, reason, false);
         }
         let model = info.model.clone();
         let slot = self.fleet.insert(Worker::new(info, connection, self.now));
@@ -192,7 +192,7 @@ impl Core {
         match worker.beat(now, heartbeat) {
             Beat::Stale => self.counters.discard(Discarded::Repeated, 1),
             Beat::Impossible(problem) => {
-                self.disconnect(slot, Loss::Silent, format!("a heartbeat was refused: {problem}"));
+                self.disconnect(slot, Loss::Silent, format!("a heartbeat was refused: {problem}"), false);
             }
             Beat::Taken { membership } => {
                 let model = worker.info.model.clone();
@@ -236,9 +236,9 @@ impl Core {
         }
     }
 
-    fn disconnect(&mut self, slot: Slot, loss: Loss, reason: String) {
+    fn disconnect(&mut self, slot: Slot, loss: Loss, reason: String, again: bool) {
         if let Some(connection) = self.lose(slot, loss) {
-            self.out.push(Command::Disconnect { connection, reason });
+            self.out.push(Command::Disconnect { connection, reason, again });
         }
     }
 
@@ -375,7 +375,7 @@ impl Core {
             self.fleet.workers().filter(|(_, w)| now - w.heard >= lost_after).map(|(slot, _)| slot).collect();
         for slot in silent {
             let reason = format!("no heartbeat came for {} ms", lost_after.as_millis());
-            self.disconnect(slot, Loss::Silent, reason);
+            self.disconnect(slot, Loss::Silent, reason, true);
         }
         let overdue: Vec<Slot> =
             self.fleet.workers().filter(|(_, w)| w.sync.overdue(now, wait)).map(|(slot, _)| slot).collect();

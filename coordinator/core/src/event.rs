@@ -195,6 +195,8 @@ pub enum Command {
         connection: ConnectionId,
         /// Why.
         reason: String,
+        /// Whether it should register again at once, as one that was silent for a while.
+        again: bool,
     },
     /// The one answer to a call of Place.
     Answer {

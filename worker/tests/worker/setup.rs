@@ -107,7 +107,7 @@ impl Drop for Crash {
 impl Fake {
     fn answer(&self) -> w::CoordinatorCommand {
         let command = if self.refuses {
-            Command::Refused(w::Refused { reason: "two workers of that name".into() })
+            Command::Refused(w::Refused { reason: "two workers of that name".into(), again: false })
         } else {
             Command::Registered(w::Registered { term: 1, heartbeat_ms: 20, lost_after_ms: 1000 })
         };

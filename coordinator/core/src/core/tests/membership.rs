@@ -35,6 +35,7 @@ fn a_silent_worker_is_taken_out_and_one_that_speaks_is_not() {
     rig.beat(speaks, ledger(100, 100, 0), &[]);
     let commands = rig.after(Duration::from_millis(200));
     assert!(reason(&commands).contains("no heartbeat"));
+    assert!(matches!(&commands[0], Command::Disconnect { again: true, .. }), "it may return at once: {commands:?}");
     let left: Vec<_> = rig.core.workers().map(|w| w.info.id.0.clone()).collect();
     assert_eq!(left, ["speaks"]);
     assert_eq!(rig.core.counters().lost(Loss::Silent), 1);
@@ -56,7 +57,10 @@ fn a_worker_that_returns_replaces_its_former_self() {
     let old = rig.join(info("d", Role::Decode));
     rig.stored(old, 1, &chain(1, 2));
     let (new, commands) = rig.register(WorkerInfo { incarnation: Incarnation(2), ..info("d", Role::Decode) });
-    assert!(matches!(&commands[0], Command::Disconnect { connection, .. } if *connection == old), "{commands:?}");
+    assert!(
+        matches!(&commands[0], Command::Disconnect { connection, again: false, .. } if *connection == old),
+        "{commands:?}"
+    );
     assert!(reason(&commands).contains("registered again"));
     assert_eq!(rig.core.blocks(), 0, "what the old life held is forgotten");
     assert!(rig.on(Event::WorkerLost { connection: old }).is_empty(), "the end of the old connection means nothing");
