@@ -1,5 +1,6 @@
 //! Golden parity in f32, and that a check finds what is wrong.
 
+use super::report::{Constants, PromptReport};
 use super::*;
 use crate::files::TensorFile;
 use crate::testing::{copy, golden};
@@ -13,7 +14,20 @@ fn run(name: &str, path: hadal_kernels::Path, chunk_tokens: usize) -> CheckRepor
 fn assert_passes(name: &str) {
     let report = run(name, hadal_kernels::Path::detect(), 512);
     assert!(report.passed(), "{report}");
-    assert!(report.prompts.iter().all(|p| p.router.rows > 0 && p.logits.is_some()), "{report}");
+    // And nothing passes for want of data.
+    let indexes = !["deepseek_v3", "deepseek_v2"].contains(&name);
+    let compared = |p: &PromptReport| p.router.rows > 0 && (p.indexer.rows > 0) == indexes && p.logits.is_some();
+    assert!(report.prompts.iter().all(compared), "{report}");
+    let Constants { inv_freq, cos_sin_factor, attention_scale } = report.constants;
+    assert!([inv_freq, cos_sin_factor, attention_scale].iter().all(Option::is_some), "{report}");
+}
+
+#[test]
+fn a_prompt_that_nothing_was_compared_of_does_not_pass() {
+    let silent = PromptReport { greedy_same: true, ..PromptReport::default() };
+    assert!(!silent.passed(CheckOptions::TOLERANCE));
+    assert!(PromptReport { logits: Some(0.0), ..silent.clone() }.passed(CheckOptions::TOLERANCE));
+    assert!(PromptReport { new_tokens: 1, ..silent }.passed(CheckOptions::TOLERANCE));
 }
 
 #[test]
