@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::config::{Aliases, Limits};
-use crate::fleet::{FileRef, Fleet, ModelView, View};
+use crate::fleet::{FileRef, Fleet, Link, ModelView, View};
 use crate::metrics::Metrics;
 use crate::models::fetch::{FetchError, Fetcher};
 use crate::service::{ModelInfo, ServedModel};
@@ -107,7 +107,10 @@ impl Models {
         let view = self.fleet.view();
         let problems = self.shelf.borrow().problems.values().next().cloned();
         Some(match problems {
-            _ if view.models.is_empty() => "no worker is registered yet".into(),
+            _ if view.models.is_empty() => match self.fleet.link() {
+                Link::Down(reason) => no_coordinator(&reason),
+                Link::Up => "no worker is registered yet".into(),
+            },
             Some(problem) => problem,
             None if view.models.values().all(|model| model.tokens_max == 0) => {
                 "no decode worker is registered yet".into()
@@ -280,6 +283,11 @@ impl Librarian {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         Ok(Loaded { files: model.files.clone(), text: Arc::new(text), vocab_size, created })
     }
+}
+
+/// What clients and operators are told while the coordinator is away.
+pub(crate) fn no_coordinator(reason: &str) -> String {
+    format!("the coordinator cannot be reached: {reason}")
 }
 
 fn vocab_size(config: Option<&Vec<u8>>) -> Result<u32, String> {

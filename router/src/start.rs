@@ -18,7 +18,7 @@ use crate::config::{Aliases, Config, ConfigError};
 use crate::dispatch::{Dispatch, InFlight};
 use crate::fleet::{Fleet, Link};
 use crate::metrics::Metrics;
-use crate::models::Models;
+use crate::models::{self, Models};
 use crate::service::{Api, Backend, ModelInfo, OutputStream, Readiness, ServedModel, Submission};
 use crate::workers::Workers;
 use crate::{grpc, http};
@@ -61,7 +61,7 @@ impl Backend for Service {
             return Readiness::Draining;
         }
         match (self.fleet.link(), self.models.obstacle()) {
-            (Link::Down(reason), _) => Readiness::Waiting(format!("the coordinator cannot be reached: {reason}")),
+            (Link::Down(reason), _) => Readiness::Waiting(models::no_coordinator(&reason)),
             (Link::Up, Some(obstacle)) => Readiness::Waiting(obstacle),
             (Link::Up, None) => Readiness::Ready,
         }
