@@ -51,7 +51,7 @@ fn test(arguments: &[String]) -> Result<()> {
     // The tests of several processes start this binary.
     run::cargo(&["build", "--locked", "-p", "hadal", "-p", "hadal-tests", "--bins"])?;
     let everything: &[&str] = if arguments.is_empty() { &["--workspace"] } else { &[] };
-    let mut command = run::cargo_command(&["test", "--locked"]);
+    let mut command = run::cargo_command(&["test", "--locked", "--no-fail-fast"]);
     command.args(everything).args(arguments);
     command.env("HADAL_TEST_PYTHON", &python);
     run::finish(command, "cargo test")
