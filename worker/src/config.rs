@@ -7,6 +7,8 @@ use hadal_types::{BLOCK_TOKENS, Geometry, Part, Role, blocks_for};
 
 /// Longest queue: what waits in one takes memory.
 const QUEUE_MAX: usize = 1 << 20;
+/// Rows of the largest step, as `hadal inspect` takes them.
+const STEP_TOKENS_MAX: u32 = 1 << 16;
 /// Longest wait. Far longer ones leave the range of the clock.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -194,12 +196,27 @@ impl Config {
         if let Some((flag, _)) = queues.into_iter().find(|&(_, length)| length > QUEUE_MAX) {
             return Err(wrong(flag, format!("at most {QUEUE_MAX}")));
         }
+        if self.step_tokens > STEP_TOKENS_MAX {
+            return Err(wrong("step-tokens", format!("at most {STEP_TOKENS_MAX}")));
+        }
         let waits =
             [("prefill-lease", self.prefill_lease), ("peer-timeout", self.peer_timeout), ("kv-stall", self.kv_stall)];
         match waits.into_iter().find(|(_, time)| *time > WAIT_MAX) {
             Some((flag, _)) => Err(wrong(flag, "at most 24h")),
             None => Ok(()),
         }
+    }
+
+    /// Checks that the machine has room for the workspace of the largest step.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub(crate) fn check_workspace(&self, bytes: u64) -> Result<(), ConfigError> {
+        if can_be_had(Some(bytes)) {
+            return Ok(());
+        }
+        let problem = format!("this machine has no room for the workspace of {}; give less", show_bytes(bytes));
+        Err(wrong("step-tokens", problem))
     }
 
     /// Pages of each part's pool, by [`Part::index`]: equally many for each part that the model has.
@@ -269,6 +286,7 @@ mod tests {
         for (flag, config) in [
             ("step-queue", Config { step_queue: usize::MAX, ..Config::default() }),
             ("event-queue", Config { event_queue: usize::MAX, ..Config::default() }),
+            ("step-tokens", Config { step_tokens: u32::MAX, ..Config::default() }),
             ("prefill-lease", Config { prefill_lease: long, ..Config::default() }),
             ("peer-timeout", Config { peer_timeout: long, ..Config::default() }),
             ("kv-stall", Config { kv_stall: long, ..Config::default() }),
@@ -293,5 +311,7 @@ mod tests {
         geometry.stores[0].record[0].count = u32::MAX;
         let config = Config { kv_tokens: Some(64 * u64::from(u32::MAX)), ..Config::default() };
         assert_eq!(config.pages(&geometry).unwrap_err().flag, "kv-tokens");
+        assert_eq!(config.check_workspace(u64::MAX).unwrap_err().flag, "step-tokens");
+        config.check_workspace(1 << 20).unwrap();
     }
 }

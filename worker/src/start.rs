@@ -151,6 +151,7 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     config.validate()?;
     let info = engine.info().clone();
     let pages = config.pages(&info.geometry)?;
+    config.check_workspace(engine.workspace_bytes(config.step_tokens))?;
     let incarnation = id::incarnation()?;
     let core = Core::new(core_config(&config, &engine, pages, incarnation))?;
     let counters = Counters::new(&shell.metrics)?;
