@@ -1,3 +1,5 @@
+//! Silent connections end; drained ones finish.
+
 use std::net::SocketAddr;
 
 use axum::routing::get;
