@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The longest request id.
+const BYTES_MAX: usize = 128;
+
 /// A client's request, unique in a fleet; the router draws one when the client gives none. At most 128 bytes of
 /// visible ASCII, so that it can stand in headers and logs as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,7 +28,7 @@ impl RequestId {
     /// When it is empty, longer than 128 bytes, or has a byte that is not visible ASCII.
     pub fn new(id: impl Into<String>) -> Result<Self, RequestIdError> {
         let id = id.into();
-        if id.is_empty() || id.len() > 128 || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        if id.is_empty() || id.len() > BYTES_MAX || !id.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(RequestIdError { length: id.len() });
         }
         Ok(Self(id))
@@ -36,9 +39,19 @@ impl RequestId {
         &self.0
     }
 
-    /// The id of choice `index` of this request; choices are requests of their own to the workers.
+    /// The id of choice `index` of this request; choices are requests of their own to the workers. One that would be too
+    /// long keeps its beginning, for people, and is told from others by a hash.
     pub fn choice(&self, index: u32) -> Self {
-        Self(format!("{}#{index}", self.0))
+        const HASH_BYTES: usize = 16;
+        let suffix = format!("#{index}");
+        if self.0.len() + suffix.len() <= BYTES_MAX {
+            return Self(format!("{}{suffix}", self.0));
+        }
+        let hash = blake3::hash(self.0.as_bytes());
+        let digits: String = hash.as_bytes().iter().take(HASH_BYTES).map(|b| format!("{b:02x}")).collect();
+        // It is ASCII, so that it can be cut anywhere.
+        let kept = BYTES_MAX - 1 - digits.len() - suffix.len();
+        Self(format!("{}~{digits}{suffix}", &self.0[..kept]))
     }
 }
 
@@ -132,5 +145,33 @@ impl FromStr for Role {
             .into_iter()
             .find(|r| r.name() == s)
             .ok_or_else(|| RoleError(s.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_choices_of_any_id_are_ids_of_their_own() {
+        let lengths = [1, 125, 126, 127, 128];
+        let mut ids: Vec<String> = lengths.into_iter().map(|n| "r".repeat(n)).collect();
+        ids.push(format!("{}s", "r".repeat(127)));
+        let choices: HashSet<RequestId> = ids
+            .iter()
+            .flat_map(|id| [0, 9, u32::MAX].map(|index| RequestId::new(id.as_str()).unwrap().choice(index)))
+            .collect();
+        assert_eq!(choices.len(), 3 * ids.len());
+        assert!(choices.iter().all(|id| RequestId::new(id.as_str()).as_ref() == Ok(id)));
+        assert_eq!(RequestId::new("r").unwrap().choice(3).as_str(), "r#3");
+    }
+
+    #[test]
+    fn ids_that_cannot_stand_in_a_header_are_refused() {
+        for id in ["", "a b", "a\n", "é", &"r".repeat(129)] {
+            assert!(RequestId::new(id).is_err(), "{id:?}");
+        }
     }
 }
