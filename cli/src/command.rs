@@ -91,8 +91,12 @@ fn consistent(command: &clap::Command, matches: &ArgMatches) -> Result<(), clap:
     let worker = command.find_subcommand("worker");
     let arg = worker.and_then(|w| w.get_arguments().find(|arg| arg.get_id() == *id));
     let flag = arg.and_then(clap::Arg::get_long).unwrap_or(id);
-    let problem = format!("--{flag} has no effect without --engine {needed}\n");
-    Err(command.clone().error(clap::error::ErrorKind::ArgumentConflict, problem))
+    let problem = format!("--{flag} has no effect without --engine {needed}");
+    // Built, so that the usage below the problem is the worker's, under its full name.
+    let mut command = command.clone();
+    command.build();
+    let worker = command.find_subcommand("worker").cloned();
+    Err(worker.unwrap_or(command).error(clap::error::ErrorKind::ArgumentConflict, problem))
 }
 
 #[cfg(test)]

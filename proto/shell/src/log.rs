@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -49,15 +50,23 @@ pub enum LogError {
 /// # Errors
 /// When the level cannot be read, or logging was started before.
 pub fn init(options: &LogOptions) -> Result<(), LogError> {
-    let filter = EnvFilter::builder()
-        .parse(directives(&options.log_level))
-        .map_err(|e| LogError::Level { level: options.log_level.clone(), problem: e.to_string() })?;
+    let filter = filter(&options.log_level)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match options.log_format {
         Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|_| LogError::Twice)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    let wrong = |problem: String| LogError::Level { level: level.to_owned(), problem };
+    // A misspelt level would be taken for a module, and all others would be silent.
+    let unknown = level.split(',').map(str::trim).find(|d| !d.contains('=') && d.parse::<LevelFilter>().is_err());
+    match unknown {
+        Some(unknown) => Err(wrong(format!("{unknown:?} is no level"))),
+        None => EnvFilter::builder().parse(directives(level)).map_err(|e| wrong(e.to_string())),
+    }
 }
 
 /// A level alone is this program's: libraries have little to say that helps an operator, and drown the rest below info.
@@ -72,6 +81,18 @@ fn directives(level: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_level_is_named() {
+        for level in ["info", "DEBUG", "off", "hadal_worker=debug,info", "h2=trace"] {
+            filter(level).unwrap();
+        }
+        for (level, named) in [("inof", "inof"), ("hadal_worker=debug, loud", "loud")] {
+            let error = filter(level).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("is no level"), "{error}");
+        }
+        assert!(filter("hadal_worker=loud").is_err());
+    }
 
     #[test]
     fn a_level_alone_is_that_of_this_program() {
