@@ -61,8 +61,17 @@ pub fn explain(status: &tonic::Status) -> String {
         }
         cause = error.source();
     }
+    if let Some((_, hint)) = TLS_HINTS.iter().find(|(sign, _)| text.contains(sign)) {
+        text = format!("{text}; {hint}");
+    }
     if text.is_empty() { format!("{:?}", status.code()) } else { text }
 }
+
+/// How the libraries tell that one side speaks TLS and the other does not, and what that means.
+const TLS_HINTS: [(&str, &str); 2] = [
+    ("InvalidContentType", "the other side does not speak TLS: give both sides --tls-cert, or neither"),
+    ("frame with invalid size", "perhaps the other side speaks TLS: give both sides --tls-cert, or neither"),
+];
 
 /// A channel to `address` (host:port). It connects when first used, and again after a failure.
 ///

@@ -46,6 +46,19 @@ async fn with_tls_both_sides_are_authenticated() {
     assert!(check(channel(&address, None).unwrap()).await.is_err());
     drain.cancel();
     server.await.unwrap().unwrap();
+    let (address, drain, server) = start(None).await;
+    let alone = check(channel(&address, Some(&client)).unwrap()).await.unwrap_err();
+    assert!(explain(&alone).contains("does not speak TLS"), "{}", explain(&alone));
+    drain.cancel();
+    server.await.unwrap().unwrap();
+}
+
+#[test]
+fn what_tells_of_tls_on_one_side_only_is_explained() {
+    // Whether a plain client hears this or a broken pipe is a race.
+    let status = tonic::Status::unavailable("connection error detected: frame with invalid size");
+    assert!(explain(&status).contains("perhaps the other side speaks TLS"));
+    assert_eq!(explain(&tonic::Status::unavailable("closed")), "closed");
 }
 
 #[tokio::test]
