@@ -229,7 +229,10 @@ impl Decoder {
         let mut header = &self.buffer[..HEADER_BYTES];
         let length = header.get_u32_le() as usize;
         let stated = header.get_u32_le();
-        if length > self.limit || length == 0 {
+        if length == 0 {
+            return Err(FrameError::Malformed { what: "empty" });
+        }
+        if length > self.limit {
             return Err(FrameError::TooLong { length, limit: self.limit });
         }
         if self.buffer.len() < HEADER_BYTES + length {

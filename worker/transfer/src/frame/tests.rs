@@ -41,6 +41,8 @@ fn decode_all(decoder: &mut Decoder) -> Result<Vec<Frame>, FrameError> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn frames_come_back_whatever_the_pieces(
         frames in prop::collection::vec(any_frame(), 1..8),
@@ -111,4 +113,11 @@ fn a_long_text_is_cut_at_a_character() {
     let mut decoder = Decoder::new(frame_bytes_max(0));
     decoder.buffer().extend_from_slice(&bytes);
     assert_eq!(decoder.next_frame(), Ok(Some(Frame::Abort { reason: "é".repeat(256) })));
+}
+
+#[test]
+fn a_frame_of_no_bytes_is_malformed() {
+    let mut decoder = Decoder::new(frame_bytes_max(0));
+    decoder.buffer().extend_from_slice(&[0; HEADER_BYTES]);
+    assert_eq!(decoder.next_frame(), Err(FrameError::Malformed { what: "empty" }));
 }
