@@ -27,10 +27,10 @@ use crate::metrics::Metrics;
 use crate::service::{OutputStream, Submission};
 use crate::workers::Workers;
 
-mod attempts;
 mod choice;
 mod place;
 mod request;
+mod trouble;
 
 /// Dispatches submissions. Shared by all requests.
 pub(crate) struct Dispatch {

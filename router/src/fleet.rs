@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hadal_proto::{cluster as w, id16};
+use hadal_router_core::Backoff;
 use hadal_shell::grpc::explain;
 use hadal_types::{Fingerprint, Ledger, NumericsClass, Role};
 use tokio::sync::watch;
@@ -16,7 +17,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
-use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 
 /// A file of a model, by its hash.
@@ -134,7 +134,7 @@ impl Watcher {
             }
             self.link.send_replace(Link::Down(reason));
             self.metrics.coordinator(false);
-            sleep(backoff.next()).await;
+            sleep(backoff.wait()).await;
         }
     }
 

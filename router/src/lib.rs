@@ -1,7 +1,6 @@
 //! The router: clients' requests in, tokens out. It holds no weights; it tokenises, has requests placed by the
 //! coordinator, streams from workers, and moves a stream to another worker when one is lost.
 
-mod backoff;
 mod config;
 mod dispatch;
 mod fleet;

@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hadal_router_core::{Failure, FailureKind, ModelText};
+use hadal_router_core::{Backoff, Failure, FailureKind, ModelText};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
 use crate::config::{Aliases, Limits};
 use crate::fleet::{FileRef, Fleet, Link, ModelView, View};
 use crate::metrics::Metrics;
@@ -210,7 +209,7 @@ impl Librarian {
             self.fleet.seen();
             let view = self.fleet.view();
             let whole = self.fill(&view).await;
-            let pause = backoff.next();
+            let pause = backoff.wait();
             if whole {
                 backoff.reset();
             }

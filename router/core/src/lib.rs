@@ -1,6 +1,8 @@
-//! The router's decisions, without IO: text to tokens and back, stop strings, one choice of an answer, and the
-//! OpenAI API's requests, responses and errors.
+//! The router's decisions, without IO: text to tokens and back, stop strings, one choice of an answer, whether
+//! and where it is tried again, and the OpenAI API's requests, responses and errors.
 
+pub mod attempts;
+pub mod backoff;
 pub mod choice;
 pub mod detokenizer;
 pub mod failure;
@@ -12,6 +14,8 @@ pub mod template;
 pub mod text;
 pub mod vocabulary;
 
+pub use attempts::{Attempts, Blame, Placed, Trouble};
+pub use backoff::Backoff;
 pub use choice::{Choice, ChoiceEvent, FinishReason, Gap, Logprob, RawLogprobs, TextDelta, TokenLogprobs, Usage};
 pub use detokenizer::Detokenizer;
 pub use failure::{Failure, FailureKind};

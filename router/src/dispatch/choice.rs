@@ -4,16 +4,16 @@
 use std::time::{Duration, Instant};
 
 use hadal_proto::cluster as w;
-use hadal_router_core::{Choice, ChoiceEvent, Failure, FailureKind, FinishReason, RawLogprobs};
+use hadal_router_core::{Attempts, Choice, ChoiceEvent, Failure, FailureKind, FinishReason, RawLogprobs, Trouble};
 use hadal_types::{NumericsClass, SamplingParams};
 use tokio::time::{sleep, timeout};
 use tonic::Streaming;
 use tracing::info;
 
 use crate::dispatch::Dispatch;
-use crate::dispatch::attempts::{Attempts, Trouble};
 use crate::dispatch::place;
 use crate::dispatch::request::{Outputs, Request};
+use crate::dispatch::trouble::{from_error, from_status, placed};
 use crate::service::{Output, Timings};
 
 /// A choice under way.
@@ -72,8 +72,8 @@ impl<'a> Run<'a> {
             let output = self.choice.tokens();
             let placement = place::place(self.dispatch, self.request, self.index, &self.attempts, output).await?;
             let Err(trouble) = self.attempt(&placement).await else { return Ok(self.done()) };
-            let (reason, error) = (trouble.reason(), trouble.failure.to_string());
-            let pause = self.attempts.after(&placement, trouble)?;
+            let (reason, error) = (trouble.reason, trouble.failure.to_string());
+            let pause = self.attempts.after(&placed(&placement), trouble)?;
             self.dispatch.metrics.retried(reason);
             let worker = placement.decode.as_ref().map_or("", |worker| worker.id.as_str());
             let (request_id, tokens) = (&self.request.submission.context.request_id, self.choice.tokens().len());
@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
         let (events, first) = opened
             .await
             .map_err(|_| Trouble::lost(format!("no answer within {:?}", self.dispatch.limits.worker)))?
-            .map_err(|status| Trouble::from_status(&status))?;
+            .map_err(|status| from_status(&status))?;
         self.follow(events, first, class).await
     }
 
@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
                 Some(w::generate_event::Event::Started(started)) => self.on_started(&started).await?,
                 Some(w::generate_event::Event::Delta(delta)) => self.on_delta(delta, class).await?,
                 Some(w::generate_event::Event::Finished(finished)) => self.on_finished(&finished).await?,
-                Some(w::generate_event::Event::Error(error)) => return Err(Trouble::from_error(&error)),
+                Some(w::generate_event::Event::Error(error)) => return Err(from_error(&error)),
                 Some(w::generate_event::Event::Moved(_)) => return Err(Trouble::moved()),
                 // An event of a later release, which a release understands by leaving it out.
                 None => false,
@@ -128,7 +128,7 @@ impl<'a> Run<'a> {
             if ended {
                 return Ok(());
             }
-            next = events.message().await.map_err(|status| Trouble::from_status(&status))?;
+            next = events.message().await.map_err(|status| from_status(&status))?;
         }
     }
 

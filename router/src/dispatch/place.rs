@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use hadal_proto::{cluster as w, hashes_to_bytes};
-use hadal_router_core::{Failure, FailureKind};
+use hadal_router_core::{Attempts, Backoff, Failure, FailureKind};
 use hadal_shell::grpc::explain;
 use hadal_types::{ChainHash, ChainRoot, NumericsClass};
 use tokio::sync::SemaphorePermit;
@@ -14,9 +14,7 @@ use tokio::time::sleep;
 use tonic::Code;
 use tracing::debug;
 
-use crate::backoff::Backoff;
 use crate::dispatch::Dispatch;
-use crate::dispatch::attempts::Attempts;
 use crate::dispatch::request::Request;
 use crate::metrics::Counted;
 
@@ -58,7 +56,7 @@ pub(crate) async fn place(
         if Instant::now() >= wait.until {
             return Err(away(&reason));
         }
-        sleep(wait.backoff.next()).await;
+        sleep(wait.backoff.wait()).await;
     }
 }
 
@@ -135,7 +133,7 @@ fn message(request: &Request, index: u32, attempts: &Attempts, output: &[u32]) -
         chains,
         prompt_tokens: (request.submission.prompt.len() + output.len()) as u32,
         max_tokens: request.params.max_tokens.saturating_sub(output.len() as u32),
-        exclude: attempts.exclude().to_vec(),
+        exclude: attempts.exclude().iter().map(|worker| worker.0.clone()).collect(),
         session: request.submission.context.session.clone(),
         attempt: attempts.made(),
         numerics_class: attempts.class().map(|class| class.0.to_vec()).unwrap_or_default(),

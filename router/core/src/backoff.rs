@@ -4,26 +4,27 @@ use std::time::Duration;
 
 /// The next wait.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     most: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, most: Duration) -> Self {
+    /// Waits from `first` on, `most` at the longest.
+    pub fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
 
     /// How long to wait now.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let now = self.next;
         self.next = self.most.min(now * 2);
         now
     }
 
     /// The next wait is the first again.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
@@ -37,10 +38,10 @@ mod tests {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(100), ms(350));
         assert_eq!(
-            [backoff.next(), backoff.next(), backoff.next(), backoff.next()],
+            [backoff.wait(), backoff.wait(), backoff.wait(), backoff.wait()],
             [ms(100), ms(200), ms(350), ms(350)]
         );
         backoff.reset();
-        assert_eq!(backoff.next(), ms(100));
+        assert_eq!(backoff.wait(), ms(100));
     }
 }
