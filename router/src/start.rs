@@ -73,7 +73,11 @@ impl Backend for Service {
 
     async fn model(&self, name: &str, deadline: Option<Instant>) -> Result<Arc<ServedModel>, Failure> {
         self.undrained()?;
-        self.models.get(name, deadline).await
+        tokio::select! {
+            found = self.models.get(name, deadline) => found,
+            // What waits has not begun, and another router may have the model.
+            () = self.drain.cancelled() => Err(draining()),
+        }
     }
 
     async fn submit(&self, submission: Submission) -> Result<OutputStream, Failure> {
@@ -93,11 +97,12 @@ impl Service {
     }
 
     fn undrained(&self) -> Result<(), Failure> {
-        if !self.drain.is_cancelled() {
-            return Ok(());
-        }
-        Err(Failure::new(FailureKind::Unavailable, "this router drains; send the request to another one"))
+        if self.drain.is_cancelled() { Err(draining()) } else { Ok(()) }
     }
+}
+
+fn draining() -> Failure {
+    Failure::new(FailureKind::Unavailable, "this router drains; send the request to another one")
 }
 
 /// A running router.
