@@ -287,7 +287,10 @@ impl Actor {
     /// Tells a worker why it is not registered any more, and forgets its connection.
     fn refuse(&mut self, connection: ConnectionId, reason: String, again: bool) {
         let worker = self.connections.get(&connection).map_or("", |a| a.register.worker_id.as_str());
-        tracing::warn!(%worker, %reason, "worker refused");
+        match again {
+            true => tracing::warn!(%worker, %reason, "worker taken out"),
+            false => tracing::warn!(%worker, %reason, "worker refused"),
+        }
         self.send(connection, w::coordinator_command::Command::Refused(w::Refused { reason, again }));
         self.connections.remove(&connection);
     }

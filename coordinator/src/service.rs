@@ -6,6 +6,7 @@ use hadal_coordinator_core::{Refusal, RefusalKind};
 use hadal_proto::cluster as w;
 use hadal_proto::cluster::coordinator_server::Coordinator;
 use hadal_shell::tasks::Tasks;
+use hadal_types::RequestId;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -49,13 +50,31 @@ impl Coordinator for Service {
         };
         // Drawn before the place is taken: without randomness nothing is to be taken.
         let lease = hadal_shell::id::lease_id().map_err(|error| Status::internal(error.to_string()))?;
+        let id = request.request.clone();
         let answer = self.mailbox.place(request).await.map_err(ended)?;
-        Ok(Response::new(wire::response(answer, lease)))
+        let response = wire::response(answer, lease);
+        note(&id, &response);
+        Ok(Response::new(response))
     }
 
     async fn watch(&self, _: Request<w::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let views = WatchStream::new(self.mailbox.view()).map(|view| Ok(w::FleetView::clone(&view)));
         Ok(Response::new(Box::pin(views)))
+    }
+}
+
+/// What became of a request, by its id.
+fn note(request_id: &RequestId, response: &w::PlaceResponse) {
+    match &response.answer {
+        Some(w::place_response::Answer::Placement(placement)) => {
+            let name = |worker: &Option<w::WorkerRef>| worker.as_ref().map_or("", |w| w.id.as_str()).to_owned();
+            let (decode, prefill) = (name(&placement.decode), name(&placement.prefill));
+            tracing::debug!(%request_id, %decode, %prefill, queued_us = placement.queued_us, "placed");
+        }
+        Some(w::place_response::Answer::Refusal(refusal)) => {
+            tracing::info!(%request_id, reason = %refusal.message, "placement refused");
+        }
+        None => {}
     }
 }
 

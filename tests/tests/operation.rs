@@ -384,3 +384,30 @@ async fn answers_are_streamed_as_they_come_over_http() -> Result<()> {
     cluster.pages_back().await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requests_id_is_in_the_logs_of_every_part() -> Result<()> {
+    let mut plan = Plan::of(1, 1, "--engine sim");
+    plan.all = flags("--log-level debug");
+    let mut cluster = Cluster::start(plan).await?;
+    let mut ask = request(BUNDLED, &tokens(9, 200), greedy(4));
+    ask.options.get_or_insert_default().request_id = "find-me-17".into();
+    cluster.client().await?.generate(ask).await?;
+    cluster.router.until_says(&["request answered", "find-me-17"]).await?;
+    cluster.coordinator.until_says(&["placed", "find-me-17"]).await?;
+    cluster.named("prefill-0").context("it runs")?.until_says(&["prefill finished", "find-me-17"]).await?;
+    cluster.named("decode-0").context("it runs")?.until_says(&["request finished", "find-me-17"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_nobody_can_dial_is_not_advertised() -> Result<()> {
+    for flag in ["--grpc-advertise", "--transfer-advertise"] {
+        for address in ["somewhere", "somewhere:0", ":8003", "somewhere:http"] {
+            let ended = process::run(&["worker", "--engine", "sim", flag, address]).await?;
+            assert_eq!(ended.code, Some(78), "{flag} {address}: {}", ended.stderr);
+            assert!(ended.stderr.contains(flag) && ended.stderr.contains("HOST:PORT"), "{}", ended.stderr);
+        }
+    }
+    Ok(())
+}

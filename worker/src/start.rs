@@ -133,7 +133,13 @@ fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 fn advertised(flag: &'static str, given: &Option<String>, listener: &TcpListener) -> Result<String, StartError> {
     let bound = address(listener)?;
     match given {
-        Some(address) => Ok(address.clone()),
+        Some(address) => match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((host, Ok(port))) if !host.is_empty() && port != 0 => Ok(address.clone()),
+            _ => {
+                let problem = format!("{address:?} is not HOST:PORT, which others are to dial");
+                Err(ConfigError { flag, problem }.into())
+            }
+        },
         None if bound.ip().is_unspecified() => {
             let problem = format!("needed, since {bound} is no address that others can dial");
             Err(ConfigError { flag, problem }.into())

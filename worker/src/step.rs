@@ -208,9 +208,11 @@ impl StepLoop {
             return;
         }
         let (lease, lease_until) = (request.lease, request.lease_until);
-        self.streams.prefills.insert(key, Prefilling { outlet, receiver, lease, lease_until, connection: None });
+        let request_id = request.id.as_str().to_owned();
+        self.streams.accepted.push(request_id.clone());
+        let prefilling = Prefilling { request_id, outlet, receiver, lease, lease_until, connection: None };
+        self.streams.prefills.insert(key, prefilling);
         self.streams.changed = true;
-        self.streams.accepted.push(request.id.as_str().to_owned());
         self.on(Event::Prefill(key, request));
     }
 

@@ -38,6 +38,7 @@ pub(crate) struct Owned {
 
 /// A prompt for another worker.
 pub(crate) struct Prefilling {
+    pub(crate) request_id: String,
     pub(crate) outlet: Outlet<w::PrefillEvent>,
     pub(crate) receiver: Incarnation,
     pub(crate) lease: LeaseId,
@@ -120,6 +121,8 @@ impl Streams {
         let Some(owned) = self.owned.get(&request) else { return };
         let worker = owned.prefill.as_ref().filter(|_| remote);
         let prefill_worker = worker.map_or_else(String::new, |w| w.id.clone());
+        let request_id = &owned.context.request_id;
+        tracing::debug!(%request_id, cached_tokens, %prefill_worker, "request begins");
         let event = Some(Event::Started(w::Started { cached_tokens, prefill_worker }));
         owned.outlet.push(w::GenerateEvent { event });
     }
@@ -154,6 +157,8 @@ impl Streams {
         let counters = &self.context.counters;
         counters.request_ended(Leg::Generate, None);
         counters.finished(finished.prefill_us, finished.decode_us, owned.tokens);
+        let (request_id, w::Finished { prefill_us, decode_us, .. }) = (&owned.context.request_id, &finished);
+        tracing::info!(%request_id, tokens = owned.tokens, prefill_us, decode_us, "request finished");
         owned.outlet.end(w::GenerateEvent { event: Some(Event::Finished(finished)) });
     }
 
@@ -168,7 +173,8 @@ impl Streams {
             let failure = if owned.overflowed { errors::slow_reader(waits) } else { failure };
             owned.outlet.end(errors::generate_event(failure));
         } else if let Some(prefilling) = self.prefills.remove(&request) {
-            tracing::info!(lease = %prefilling.lease, kind = errors::name(kind), message = %failure.message, "prefill ended early");
+            let id = &prefilling.request_id;
+            tracing::info!(request_id = %id, kind = errors::name(kind), message = %failure.message, "prefill ended early");
             self.context.counters.request_ended(Leg::Prefill, Some(kind));
             prefilling.outlet.end(errors::prefill_event(failure));
         }
@@ -241,6 +247,8 @@ impl Streams {
         self.changed = true;
         self.context.counters.request_ended(Leg::Prefill, None);
         self.context.counters.transfer_ended(Direction::Sent, "ok");
+        let (request_id, computed_tokens) = (&prefilling.request_id, finished.computed_tokens);
+        tracing::info!(%request_id, computed_tokens, microseconds = finished.microseconds, "prefill finished");
         prefilling.outlet.end(w::PrefillEvent { event: Some(w::prefill_event::Event::Finished(finished)) });
     }
 }
