@@ -252,11 +252,10 @@ impl Core {
     }
 
     fn arrive(&mut self, place: PlaceId, request: Box<PlaceRequest>) {
-        // What refused or failed it does not keep pages free for it any longer.
-        for id in &request.exclude {
-            if let Some(worker) = self.fleet.by_id(id).and_then(|slot| self.fleet.get_mut(slot)) {
-                worker.pending.remove_all(&request.request);
-            }
+        // Its earlier attempts have ended: nobody keeps pages free for them, whoever was to blame.
+        if request.attempt > 0 {
+            self.fleet.workers_mut().for_each(|worker| worker.pending.remove_all(&request.request));
+            self.pump.insert(request.model.clone());
         }
         if let Some(refusal) = self.refusal(&request) {
             self.answer(place, Answer::Refused(refusal));

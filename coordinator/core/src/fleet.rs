@@ -169,6 +169,10 @@ impl Fleet {
         (0..).zip(&self.slots).filter_map(|(slot, worker)| Some((slot, worker.as_ref()?)))
     }
 
+    pub(crate) fn workers_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.slots.iter_mut().flatten()
+    }
+
     /// The workers of a model, by slot.
     pub(crate) fn of_model(&self, model: &str) -> impl Iterator<Item = (Slot, &Worker)> {
         let slots = self.models.get(model).into_iter().flat_map(|m| &m.slots);
@@ -256,7 +260,7 @@ impl Fleet {
 
     /// Does not count a time against the workers' silence.
     pub(crate) fn forgive(&mut self, pause: Duration, now: Duration) {
-        for worker in self.slots.iter_mut().flatten() {
+        for worker in self.workers_mut() {
             worker.heard = worker.heard.saturating_add(pause).min(now);
         }
     }

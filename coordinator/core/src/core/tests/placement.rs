@@ -197,8 +197,17 @@ fn a_worker_that_refused_a_request_keeps_nothing_free_for_it() {
     let mut rig = Rig::of(&[("a", Role::Mixed), ("b", Role::Mixed)]);
     let first = rig.placed(request("r", 60 * 64)).decode.worker;
     let exclude = vec![first.clone()];
-    assert_ne!(rig.placed(PlaceRequest { exclude, ..request("r", 60 * 64) }).decode.worker, first);
+    let again = PlaceRequest { exclude, attempt: 1, ..request("r", 60 * 64) };
+    assert_ne!(rig.placed(again).decode.worker, first);
     assert_eq!(rig.placed(request("s", 60 * 64)).decode.worker, first);
+}
+
+#[test]
+fn the_other_worker_of_a_failed_attempt_keeps_nothing_free_for_it_either() {
+    let mut rig = Rig::of(&[("p", Role::Prefill), ("d", Role::Decode), ("e", Role::Decode)]);
+    let first = rig.placed(request("r", 60 * 64)).decode.worker;
+    let again = PlaceRequest { exclude: vec![first], attempt: 1, ..request("r", 60 * 64) };
+    assert_eq!(names(&rig.placed(again)).1, Some("p"));
 }
 
 #[test]
