@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 mod python;
+mod results;
 mod run;
 mod tidy;
 
@@ -54,7 +55,7 @@ fn test(arguments: &[String]) -> Result<()> {
     let mut command = run::cargo_command(&["test", "--locked", "--no-fail-fast"]);
     command.args(everything).args(arguments);
     command.env("HADAL_TEST_PYTHON", &python);
-    run::finish(command, "cargo test")
+    results::finish(command)
 }
 
 fn lint() -> Result<()> {
