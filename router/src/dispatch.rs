@@ -99,7 +99,9 @@ impl Dispatch {
     fn prepare(&self, submission: Submission) -> Result<(Request, Flight), Failure> {
         let arrived = Instant::now();
         let view = self.fleet.view();
-        let model = view.models.get(&submission.model.fleet_name).ok_or_else(|| gone(&submission))?;
+        // Another checkpoint under the name that was asked for may have other tokens.
+        let same = |model: &&ModelView| model.fingerprint == submission.model.info.fingerprint;
+        let model = view.models.get(&submission.model.fleet_name).filter(same).ok_or_else(|| gone(&submission))?;
         check(&submission)?;
         let max_tokens = room(model, &submission)?;
         let flight = self.in_flight.enter(&submission.context.request_id, self.limits.requests)?;
@@ -117,13 +119,7 @@ fn gone(submission: &Submission) -> Failure {
     Failure::new(FailureKind::Unavailable, message)
 }
 
-/// Choices are requests of their own to the workers: "#15" must fit behind the id.
-const ID_BYTES_MAX: usize = 125;
-
 fn check(submission: &Submission) -> Result<(), Failure> {
-    if submission.context.request_id.as_str().len() > ID_BYTES_MAX {
-        return Err(Failure::invalid("request_id", format!("a request id has at most {ID_BYTES_MAX} bytes here")));
-    }
     if submission.prompt.is_empty() {
         return Err(Failure::invalid("prompt", "the prompt is empty; it must have at least one token"));
     }

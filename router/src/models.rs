@@ -2,7 +2,8 @@
 //! tokenizers off the async threads.
 //!
 //! One task, the librarian, follows the fleet view and fills a shelf that requests read. A model whose files cannot be
-//! had or read stays off the shelf with the reason beside it, and is tried again.
+//! had or read stays off the shelf with the reason beside it, and is tried again after a while, or when its workers
+//! change: the view changes with every heartbeat, and a tokenizer takes a second to build.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hadal_router_core::{Backoff, Failure, FailureKind, ModelText};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::{Aliases, Limits};
@@ -21,6 +22,10 @@ use crate::service::{ModelInfo, ServedModel};
 use crate::workers::Workers;
 
 mod fetch;
+
+/// Waits before a model that could not be loaded is tried again.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MOST: Duration = Duration::from_secs(10);
 
 /// A model whose text is at hand.
 #[derive(Clone)]
@@ -54,7 +59,15 @@ pub(crate) struct Librarian {
     fleet: Fleet,
     fetcher: Fetcher,
     kept: HashMap<[u8; 32], Vec<u8>>,
+    failed: HashMap<String, Failed>,
     shelf: watch::Sender<Arc<Shelf>>,
+}
+
+/// A model that could not be loaded: as it was, and when it is tried again if it stays so.
+struct Failed {
+    model: ModelView,
+    again: Instant,
+    backoff: Backoff,
 }
 
 /// Why a model has no text.
@@ -81,7 +94,8 @@ impl Models {
     ) -> (Self, Librarian) {
         let (sender, shelf) = watch::channel(Arc::default());
         let fetcher = Fetcher { workers, patience: limits.worker };
-        let librarian = Librarian { fleet: fleet.clone(), fetcher, kept: HashMap::new(), shelf: sender };
+        let (kept, failed) = (HashMap::new(), HashMap::new());
+        let librarian = Librarian { fleet: fleet.clone(), fetcher, kept, failed, shelf: sender };
         let aliases = Arc::new(aliases);
         (Self { fleet, shelf, aliases, waiting, wait: limits.wait, metrics }, librarian)
     }
@@ -204,19 +218,20 @@ fn info(name: String, model: &ModelView, created: u64) -> ModelInfo {
 impl Librarian {
     /// Follows the fleet for as long as it is watched.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
             self.fleet.seen();
             let view = self.fleet.view();
-            let whole = self.fill(&view).await;
-            let pause = backoff.wait();
-            if whole {
-                backoff.reset();
-            }
-            let again = async { if whole { std::future::pending().await } else { sleep(pause).await } };
+            self.fill(&view).await;
+            let again = self.failed.values().map(|failed| failed.again).min();
+            let pause = async {
+                match again {
+                    Some(again) => sleep_until(again).await,
+                    None => std::future::pending().await,
+                }
+            };
             let goes_on = tokio::select! {
                 changed = self.fleet.changed() => changed,
-                () = again => true,
+                () = pause => true,
             };
             if !goes_on {
                 return;
@@ -224,26 +239,37 @@ impl Librarian {
         }
     }
 
-    /// Loads what is missing. False when something could not be loaded.
-    async fn fill(&mut self, view: &View) -> bool {
-        let mut whole = true;
+    /// Loads what is missing.
+    async fn fill(&mut self, view: &View) {
         for model in view.models.values() {
             let known = self.shelf.borrow().loaded.get(&model.name).is_some_and(|loaded| loaded.files == model.files);
+            let failed = self.failed.get(&model.name);
             if known {
-                continue;
+                self.failed.remove(&model.name);
+            } else if failed.is_none_or(|failed| failed.model != *model || failed.again <= Instant::now()) {
+                let result = self.load(model).await;
+                self.note(model, result.is_ok());
+                self.put(model, result);
             }
-            let result = self.load(model).await;
-            whole &= result.is_ok();
-            self.put(model, result);
         }
         let named = |file: &[u8; 32]| view.models.values().any(|model| model.files.iter().any(|f| f.blake3 == *file));
         self.kept.retain(|hash, _| named(hash));
+        self.failed.retain(|name, _| view.models.contains_key(name));
         self.shelf.send_modify(|shelf| {
             let shelf = Arc::make_mut(shelf);
             shelf.problems.retain(|name, _| view.models.contains_key(name));
             shelf.loaded.retain(|name, _| view.models.contains_key(name));
         });
-        whole
+    }
+
+    fn note(&mut self, model: &ModelView, loaded: bool) {
+        let former = self.failed.remove(&model.name);
+        if loaded {
+            return;
+        }
+        let mut backoff = former.map_or_else(|| Backoff::new(RETRY_FIRST, RETRY_MOST), |failed| failed.backoff);
+        let again = Instant::now() + backoff.wait();
+        self.failed.insert(model.name.clone(), Failed { model: model.clone(), again, backoff });
     }
 
     fn put(&self, model: &ModelView, result: Result<Loaded, LoadError>) {
@@ -294,4 +320,52 @@ fn vocab_size(config: Option<&Vec<u8>>) -> Result<u32, String> {
     let config: serde_json::Value = serde_json::from_slice(config).map_err(|error| error.to_string())?;
     let size = config.get("vocab_size").and_then(serde_json::Value::as_u64).and_then(|size| u32::try_from(size).ok());
     size.filter(|&size| size > 0).ok_or_else(|| "vocab_size is missing or is no number of tokens".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use hadal_shell::Shell;
+    use hadal_types::Fingerprint;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn librarian() -> Librarian {
+        let (shell, config) = (Shell::local(), Config::default());
+        let channel = hadal_shell::grpc::channel(&config.coordinator, None).unwrap();
+        let metrics = Metrics::new(&shell.metrics).unwrap();
+        let (fleet, _) = Fleet::new(config.coordinator.clone(), channel, metrics.clone());
+        let shared = (Arc::new(Semaphore::new(1)), metrics);
+        Models::new(fleet, Workers::new(None), Aliases::default(), &config.limits().unwrap(), shared).1
+    }
+
+    /// A model that cannot be loaded, since no worker has files of it.
+    fn view(context_tokens: u32) -> View {
+        let model = ModelView {
+            name: "m".into(),
+            architecture: String::new(),
+            fingerprint: Fingerprint([1; 16]),
+            context_tokens,
+            tokens_max: 1,
+            classes: Vec::new(),
+            files: Vec::new(),
+            workers: Vec::new(),
+        };
+        View { models: BTreeMap::from([("m".into(), model)]) }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_loaded_is_not_tried_again_with_every_view() {
+        let mut librarian = librarian();
+        librarian.fill(&view(1)).await;
+        let again = librarian.failed["m"].again;
+        for _ in 0..3 {
+            librarian.fill(&view(1)).await;
+            assert_eq!(librarian.failed["m"].again, again);
+        }
+        librarian.fill(&view(2)).await;
+        assert!(librarian.failed["m"].again > again, "a model that has changed is tried at once");
+        librarian.fill(&View::default()).await;
+        assert!(librarian.failed.is_empty());
+    }
 }

@@ -12,6 +12,9 @@ pub enum UnitError {
     /// Not a duration.
     #[error("{0:?} is not a duration; write a number and a unit, such as 500ms, 10s, 2m or 1h")]
     Duration(String),
+    /// Longer than [`DURATION_MAX`].
+    #[error("{0:?} is more than a year; write 8784h, which is as good as for ever")]
+    DurationTooLong(String),
 }
 
 const SIZES: [(&str, u64); 8] = [
@@ -26,6 +29,9 @@ const SIZES: [(&str, u64); 8] = [
 ];
 
 const DURATIONS: [(&str, f64); 5] = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+
+/// The longest duration: a year, so that an instant that far away can still be represented.
+pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Splits "1.5 GiB" into 1.5 and "gib".
 fn split(text: &str) -> Option<(f64, String)> {
@@ -56,7 +62,7 @@ pub fn bytes(text: &str) -> Result<u64, UnitError> {
 /// A duration: a number with us, ms, s, m or h; a unit is required, except for 0.
 ///
 /// # Errors
-/// When it is none.
+/// When it is none, or longer than a year.
 pub fn duration(text: &str) -> Result<Duration, UnitError> {
     let wrong = || UnitError::Duration(text.to_owned());
     let (number, unit) = split(text).ok_or_else(wrong)?;
@@ -64,7 +70,10 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
         return Ok(Duration::ZERO);
     }
     let scale = DURATIONS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
-    Duration::try_from_secs_f64(number * scale).map_err(|_| wrong())
+    match Duration::try_from_secs_f64(number * scale) {
+        Ok(time) if time <= DURATION_MAX => Ok(time),
+        _ => Err(UnitError::DurationTooLong(text.to_owned())),
+    }
 }
 
 /// A size for people: "5.25 GiB".
@@ -102,6 +111,10 @@ mod tests {
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         for wrong in ["", "5", "s", "5 years", "-1s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(duration("8784h"), Ok(DURATION_MAX));
+        for long in ["8785h", "3000000000000000h", "9999999999999999999999h"] {
+            assert_eq!(duration(long), Err(UnitError::DurationTooLong(long.into())));
         }
     }
 

@@ -8,15 +8,14 @@ use futures_util::StreamExt;
 use hadal_proto::cluster as w;
 use hadal_router_core::{FinishReason, Usage};
 use hadal_shell::Shell;
-use hadal_types::ChainRoot;
-use hadal_types::NumericsClass;
+use hadal_types::{ChainRoot, Fingerprint, NumericsClass};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use self::fakes::{FakeCoordinator, FakeWorker, Play, token};
 use super::*;
 use crate::config::Config;
-use crate::service::{Api, Backend, Output, Readiness, RequestMeta, ServedModel};
+use crate::service::{Api, Backend, ModelInfo, Output, Readiness, RequestMeta, ServedModel};
 use crate::start::{Service, service};
 
 /// For waits that end at once unless something is broken.
@@ -182,6 +181,29 @@ async fn choices_are_worker_requests_of_their_own_with_one_drawn_seed() {
     assert_eq!(ids, ["r#0", "r#1"]);
     let seeds: Vec<_> = requests.iter().map(|r| r.sampling.as_ref().unwrap().seed).collect();
     assert_eq!(seeds[0], seeds[1]);
+}
+
+#[tokio::test]
+async fn the_longest_id_is_an_id() {
+    let worker = FakeWorker::start("a", &[]).await;
+    let cluster = beside(&worker).await;
+    let mut submission = cluster.submission().await;
+    submission.context.request_id = RequestId::new("r".repeat(128)).unwrap();
+    assert_eq!(cluster.answer(submission).await.tokens, [tokens(0, 10)]);
+}
+
+#[tokio::test]
+async fn tokens_of_one_checkpoint_are_not_given_to_another() {
+    let worker = FakeWorker::start("a", &[]).await;
+    let cluster = beside(&worker).await;
+    let submission = cluster.submission().await;
+    let model = &*submission.model;
+    let info = ModelInfo { fingerprint: Fingerprint([8; 16]), ..model.info.clone() };
+    let (fleet_name, text) = (model.fleet_name.clone(), Arc::clone(&model.text));
+    let before = Arc::new(ServedModel { info, fleet_name, text, vocab_size: model.vocab_size });
+    let failure = cluster.failure(Submission { model: before, ..submission }).await;
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert!(worker.requests().is_empty());
 }
 
 #[tokio::test]
