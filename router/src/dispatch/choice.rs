@@ -89,7 +89,7 @@ impl<'a> Run<'a> {
     async fn attempt(&mut self, placement: &w::Placement) -> Result<(), Trouble> {
         let worker = placement.decode.as_ref().ok_or_else(|| Trouble::lost("the placement names no decode worker"))?;
         let class = self.class_of(worker).await?;
-        let message = self.message(placement, class);
+        let message = self.message(placement, worker.incarnation, class);
         let mut client = self
             .dispatch
             .workers
@@ -242,7 +242,7 @@ impl<'a> Run<'a> {
         found.ok_or_else(|| Trouble::lost(format!("worker {} is not in the fleet's view", worker.id)))
     }
 
-    fn message(&self, placement: &w::Placement, class: NumericsClass) -> w::GenerateRequest {
+    fn message(&self, placement: &w::Placement, incarnation: u64, class: NumericsClass) -> w::GenerateRequest {
         let prompt = &self.request.submission.prompt;
         let sampling = SamplingParams { choice: self.index, ..self.request.params.clone() };
         w::GenerateRequest {
@@ -255,6 +255,7 @@ impl<'a> Run<'a> {
             prefill: placement.prefill.clone(),
             lease_id: placement.lease_id.clone(),
             lease_ms: placement.lease_ms,
+            incarnation,
         }
     }
 

@@ -163,7 +163,7 @@ async fn an_answer_carries_what_the_request_says_and_counts_what_it_used() {
     assert_eq!(context.traceparent, "00-trace");
     assert!(context.deadline_ms > 0);
     assert_eq!((request.tokens.len(), request.prompt_tokens), (130, 130));
-    assert_eq!(request.sampling.as_ref().unwrap().seed, 42);
+    assert_eq!((request.sampling.as_ref().unwrap().seed, request.incarnation), (42, 5));
     assert_eq!((request.fingerprint.as_slice(), request.lease_id.as_slice()), ([9; 16].as_slice(), [3; 16].as_slice()));
 }
 

@@ -36,6 +36,7 @@ fn read_generate(context: &Context, role: Role, request: &w::GenerateRequest) ->
         return Err(mismatch("this worker prefills for others and owns no request (--role prefill)"));
     }
     check_model(context, &request.fingerprint, &request.numerics_class)?;
+    check_life(context, request.incarnation)?;
     let head = head(context, request.context.as_ref())?;
     let sampling = request.sampling.as_ref().ok_or_else(|| invalid("sampling is missing"))?;
     Ok(Generate {
@@ -78,9 +79,7 @@ fn read_prefill(context: &Context, role: Role, request: &w::PrefillRequest) -> R
     if request.layout != *ours {
         return Err(mismatch(format!("cache layout {} here, {} asked for", ours, request.layout)));
     }
-    if ![0, context.incarnation.0].contains(&request.incarnation) {
-        return Err(mismatch("this worker has restarted since it was placed; place the prompt again"));
-    }
+    check_life(context, request.incarnation)?;
     let head = head(context, request.context.as_ref())?;
     let lease = id16("lease_id", &request.lease_id).map_err(malformed)?;
     // A peer does not decide for how long it may hold this worker's pages.
@@ -122,6 +121,14 @@ fn check_model(context: &Context, fingerprint: &[u8], class: &[u8]) -> Result<()
         return Err(mismatch(format!("numerics class {} here, another was asked for", info.class)));
     }
     Ok(())
+}
+
+/// The coordinator counted on what another life had cached, and awaits the request's name from that one.
+fn check_life(context: &Context, incarnation: u64) -> Result<(), Failure> {
+    if [0, context.incarnation.0].contains(&incarnation) {
+        return Ok(());
+    }
+    Err(mismatch("this worker has restarted since it was placed; place the request again"))
 }
 
 fn malformed(error: Malformed) -> Failure {

@@ -83,7 +83,7 @@ async fn a_continuation_goes_on_with_the_same_tokens() {
 }
 
 #[tokio::test]
-async fn a_request_for_another_class_model_or_role_is_refused() {
+async fn a_request_for_another_class_model_life_or_role_is_refused() {
     let engine = sim();
     let prefill = worker(config(Role::Prefill, "p"), &engine).await;
     let decode = worker(config(Role::Decode, "d"), &engine).await;
@@ -91,8 +91,13 @@ async fn a_request_for_another_class_model_or_role_is_refused() {
     let asked = router.request("r", &prompt(1, 10), 5);
     let other_class = w::GenerateRequest { numerics_class: vec![9; 16], ..asked.clone() };
     let other_model = w::GenerateRequest { fingerprint: vec![9; 16], ..asked.clone() };
-    let answers =
-        [router.ask(other_class).await, router.ask(other_model).await, Router::new(&prefill, &engine).ask(asked).await];
+    let other_life = w::GenerateRequest { incarnation: decode.incarnation.0 ^ 1, ..asked.clone() };
+    let mut answers = vec![Router::new(&prefill, &engine).ask(asked.clone()).await];
+    for other in [other_class, other_model, other_life] {
+        answers.push(router.ask(other).await);
+    }
+    let same_life = w::GenerateRequest { incarnation: decode.incarnation.0, ..asked };
+    assert_eq!(router.ask(same_life).await.error, None);
     for answer in answers {
         let error = answer.error.expect("it is refused");
         assert_eq!(error.kind(), w::error::Kind::Mismatch, "{}", error.message);

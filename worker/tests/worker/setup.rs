@@ -219,6 +219,7 @@ impl Router {
             prefill: None,
             lease_id: Vec::new(),
             lease_ms: 0,
+            incarnation: 0,
         }
     }
 
