@@ -219,7 +219,7 @@ pub(crate) async fn start_worker(
     hadal_worker::start(config, engine, shell).await.map_err(|error| {
         let exit = match &error {
             StartError::Listen(listen) => listen_exit(listen),
-            StartError::Os { .. } | StartError::Random(_) => Exit::Os,
+            StartError::Thread(_) | StartError::Random(_) => Exit::Os,
             _ => Exit::Config,
         };
         Fault::new(exit, error)

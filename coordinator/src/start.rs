@@ -6,10 +6,10 @@ use std::time::Duration;
 use hadal_coordinator_core::Core;
 use hadal_proto::cluster::coordinator_server::CoordinatorServer;
 use hadal_shell::Shell;
-use hadal_shell::grpc::MESSAGE_BYTES_MAX;
+use hadal_shell::grpc::{self, MESSAGE_BYTES_MAX};
 use hadal_shell::metrics::Status;
+use hadal_shell::net::listen;
 use hadal_shell::tasks::{Tasks, Unfinished};
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use crate::actor::{Actor, Parts};
@@ -29,14 +29,6 @@ pub enum StartError {
     /// A metric.
     #[error(transparent)]
     Metrics(#[from] hadal_shell::metrics::MetricError),
-    /// A listener without an address.
-    #[error("the operating system does not say where {flag} listens: {source}")]
-    Address {
-        /// The flag that asked for it.
-        flag: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
 }
 
 /// A running coordinator.
@@ -69,8 +61,8 @@ impl Handle {
 /// When the configuration is inconsistent or a listener cannot be opened.
 pub async fn start(config: Config, shell: Shell) -> Result<Handle, StartError> {
     let policy = config.policy()?;
-    let (listener, grpc_address) = listen("--grpc", &config.grpc, &shell)?;
-    let metrics = config.metrics.as_deref().map(|address| listen("--metrics", address, &shell)).transpose()?;
+    let (listener, grpc_address) = listen("--grpc", &config.grpc, &shell.exposure)?;
+    let metrics = config.metrics.as_ref().map(|a| listen("--metrics", a, &shell.exposure)).transpose()?;
     let Shell { tasks, exposure, metrics: registry } = shell;
     let (actor, mailbox) = Actor::new(Parts {
         core: Core::new(config.core(), policy),
@@ -84,23 +76,11 @@ pub async fn start(config: Config, shell: Shell) -> Result<Handle, StartError> {
     let server = CoordinatorServer::new(Service::new(mailbox, tasks.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let serving = hadal_shell::grpc::serve(listener, exposure.tls, Routes::new(server), tasks.drain_token());
-    let whole = tasks.clone();
-    tasks.spawn("coordinator gRPC", async move {
-        if let Err(error) = serving.await {
-            whole.fail(error.to_string());
-        }
-    });
+    grpc::spawn(&tasks, listener, exposure.tls, Routes::new(server), tasks.drain_token());
     let metrics_address = metrics.map(|(listener, address)| {
         hadal_shell::metrics::serve(&tasks, listener, Status::new(registry, || Ok(())));
         address
     });
     tracing::info!(%grpc_address, policy = %config.policy, "coordinator serves");
     Ok(Handle { grpc_address, metrics_address, tasks })
-}
-
-fn listen(flag: &'static str, address: &str, shell: &Shell) -> Result<(TcpListener, SocketAddr), StartError> {
-    let listener = hadal_shell::net::listen(flag, address, &shell.exposure)?;
-    let address = listener.local_addr().map_err(|source| StartError::Address { flag, source })?;
-    Ok((listener, address))
 }

@@ -41,9 +41,6 @@ pub enum StartError {
     /// The descriptors for reflection.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The operating system would not say where a listener is.
-    #[error("the operating system refused a listener's address: {0}")]
-    Os(#[from] std::io::Error),
 }
 
 /// The running router, as its servers use it. A cheap handle.
@@ -144,9 +141,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// When the configuration is inconsistent or a listener cannot be opened.
 pub async fn start(config: Config, shell: Shell) -> Result<Handle, StartError> {
     let service = service(&config, &shell)?;
-    let http = hadal_shell::net::listen_public("--http", &config.http)?;
-    let grpc = hadal_shell::net::listen_public("--grpc", &config.grpc)?;
-    let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+    let (http, http_address) = hadal_shell::net::listen_public("--http", &config.http)?;
+    let (grpc, grpc_address) = hadal_shell::net::listen_public("--grpc", &config.grpc)?;
     let bytes = usize::try_from(config.request_bytes_max).unwrap_or(usize::MAX);
     serve_http(&service, bytes, &shell, http);
     serve_grpc(&service, bytes, &shell, grpc)?;
@@ -198,12 +194,7 @@ fn serve_grpc(service: &Service, bytes: usize, shell: &Shell, listener: TcpListe
     let drain = shell.tasks.drain_token();
     shell.tasks.spawn_service("health", keep_health(service.clone(), health));
     // Clients are no parts of the cluster: they have no certificate of its authority.
-    let server = hadal_shell::grpc::serve(listener, None, routes, drain);
-    shell.tasks.spawn("grpc", async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the gRPC server ended");
-        }
-    });
+    hadal_shell::grpc::spawn(&shell.tasks, listener, None, routes, drain);
     Ok(())
 }
 

@@ -46,14 +46,9 @@ pub enum StartError {
     /// The operating system gave no random bytes.
     #[error(transparent)]
     Random(#[from] hadal_shell::id::NoRandom),
-    /// The operating system gave no thread, or a listener without an address.
-    #[error("the operating system refused {what}: {source}")]
-    Os {
-        /// What was asked for.
-        what: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The operating system gave no thread.
+    #[error("the operating system refused a thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// A running worker.
@@ -102,11 +97,13 @@ impl Handle {
     }
 }
 
+type Bound = (TcpListener, SocketAddr);
+
 /// The listeners and what others dial to reach them.
 struct Listeners {
-    grpc: TcpListener,
-    transfer: Option<TcpListener>,
-    metrics: Option<TcpListener>,
+    grpc: Bound,
+    transfer: Option<Bound>,
+    metrics: Option<Bound>,
     grpc_address: String,
     transfer_address: String,
 }
@@ -117,32 +114,27 @@ impl Listeners {
         let wanted = Some(&config.transfer).filter(|address| !address.is_empty());
         let transfer = wanted.map(|address| listen("--transfer", address, &shell.exposure)).transpose()?;
         let metrics = config.metrics.as_ref().map(|a| listen("--metrics", a, &shell.exposure)).transpose()?;
-        let grpc_address = advertised("grpc-advertise", &config.grpc_advertise, &grpc)?;
+        let grpc_address = advertised("grpc-advertise", &config.grpc_advertise, grpc.1)?;
         let transfer_address = match &transfer {
-            Some(listener) => advertised("transfer-advertise", &config.transfer_advertise, listener)?,
+            Some((_, bound)) => advertised("transfer-advertise", &config.transfer_advertise, *bound)?,
             None => String::new(),
         };
         Ok(Self { grpc, transfer, metrics, grpc_address, transfer_address })
     }
 }
 
-fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|source| StartError::Os { what: "a listener's address", source })
-}
-
-fn advertised(flag: &'static str, given: &Option<String>, listener: &TcpListener) -> Result<String, StartError> {
-    let bound = address(listener)?;
+fn advertised(flag: &'static str, given: &Option<String>, bound: SocketAddr) -> Result<String, ConfigError> {
     match given {
         Some(address) => match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
             Some((host, Ok(port))) if !host.is_empty() && port != 0 => Ok(address.clone()),
             _ => {
                 let problem = format!("{address:?} is not HOST:PORT, which others are to dial");
-                Err(ConfigError { flag, problem }.into())
+                Err(ConfigError { flag, problem })
             }
         },
         None if bound.ip().is_unspecified() => {
             let problem = format!("needed, since {bound} is no address that others can dial");
-            Err(ConfigError { flag, problem }.into())
+            Err(ConfigError { flag, problem })
         }
         None => Ok(bound.to_string()),
     }
@@ -174,7 +166,7 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     };
     let shared = Arc::new(Shared::default());
     shared.lock().ledger = core.ledger();
-    let handle = handle(&identity, &listeners, (&shell, &shared))?;
+    let handle = handle(&identity, &listeners, (&shell, &shared));
 
     let connector = connector(&config, &shell, &identity, &counters);
     let (steps, inbox) = Steps::new(config.step_queue);
@@ -211,20 +203,17 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     Ok(handle)
 }
 
-fn handle(
-    identity: &Identity,
-    listeners: &Listeners,
-    (shell, shared): (&Shell, &Arc<Shared>),
-) -> Result<Handle, StartError> {
-    Ok(Handle {
+fn handle(identity: &Identity, listeners: &Listeners, (shell, shared): (&Shell, &Arc<Shared>)) -> Handle {
+    let address = |bound: &Option<Bound>| bound.as_ref().map(|(_, address)| *address);
+    Handle {
         id: identity.id.clone(),
         incarnation: identity.incarnation,
-        grpc_address: address(&listeners.grpc)?,
-        transfer_address: listeners.transfer.as_ref().map(address).transpose()?,
-        metrics_address: listeners.metrics.as_ref().map(address).transpose()?,
+        grpc_address: listeners.grpc.1,
+        transfer_address: address(&listeners.transfer),
+        metrics_address: address(&listeners.metrics),
         tasks: shell.tasks.clone(),
         shared: Arc::clone(shared),
-    })
+    }
 }
 
 fn core_config(
@@ -286,7 +275,7 @@ fn run_steps(steps: StepLoop) -> Result<CancellationToken, StartError> {
         let _within = runtime.enter();
         steps.run();
     };
-    tasks.spawn_thread("steps", body).map_err(|source| StartError::Os { what: "a thread", source })?;
+    tasks.spawn_thread("steps", body).map_err(StartError::Thread)?;
     Ok(drained)
 }
 
@@ -299,23 +288,17 @@ fn serve(
     let drain = shell.tasks.drain_token();
     let steps = context.steps.clone();
     let routes = Routes::new(Service::server(context, role));
-    let tls = shell.exposure.tls.clone();
-    let tasks = shell.tasks.clone();
     // The server goes on until all requests have ended, and refuses new ones in words.
-    shell.tasks.spawn("grpc", async move {
-        if let Err(error) = grpc::serve(listeners.grpc, tls, routes, drained).await {
-            tasks.fail(error.to_string());
-        }
-    });
+    grpc::spawn(&shell.tasks, listeners.grpc.0, shell.exposure.tls.clone(), routes, drained);
     shell.tasks.spawn("drain", async move {
         drain.cancelled().await;
         // A step thread that has ended has drained.
         let _ = steps.send(Message::Drain).await;
     });
-    if let Some(listener) = listeners.transfer {
+    if let Some((listener, _)) = listeners.transfer {
         shell.tasks.spawn_service("KV listener", connector.serve(listener));
     }
-    if let Some(listener) = listeners.metrics {
+    if let Some((listener, _)) = listeners.metrics {
         let ready = move || {
             if shared.lock().registered { Ok(()) } else { Err("not registered with the coordinator".to_owned()) }
         };

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::tasks::Tasks;
 use crate::tls::Tls;
 
 /// The largest message that a part sends or accepts; set it on every generated client and server.
@@ -97,6 +98,16 @@ pub fn channel(address: &str, tls: Option<&Tls>) -> Result<Channel, ChannelError
         Some(tls) => endpoint.tls_config(tls.tonic_client()).map_err(|e| wrong(e.to_string()))?,
     };
     Ok(endpoint.connect_lazy())
+}
+
+/// Serves as [`serve`] does, as work of a part that cannot go on without it.
+pub fn spawn(tasks: &Tasks, listener: TcpListener, tls: Option<Tls>, routes: Routes, drain: CancellationToken) {
+    let part = tasks.clone();
+    tasks.spawn("grpc", async move {
+        if let Err(error) = serve(listener, tls, routes, drain).await {
+            part.fail(error.to_string());
+        }
+    });
 }
 
 /// Serves until `drain` is cancelled and then until the running calls have ended; streams that never end by themselves

@@ -85,12 +85,16 @@ pub enum ListenError {
     },
 }
 
-/// Listens for the other parts of the cluster; `flag` names the flag that gave the address, for errors. Must run inside
-/// a tokio runtime.
+/// Listens for the other parts of the cluster, and says where, which matters for port 0; `flag` names the flag that gave
+/// the address, for errors. Must run inside a tokio runtime.
 ///
 /// # Errors
 /// When the address is no address, is beyond loopback and not secured, is in use, or is refused.
-pub fn listen(flag: &'static str, address: &str, exposure: &Exposure) -> Result<TcpListener, ListenError> {
+pub fn listen(
+    flag: &'static str,
+    address: &str,
+    exposure: &Exposure,
+) -> Result<(TcpListener, SocketAddr), ListenError> {
     let resolved = resolve(flag, address)?;
     let secured = exposure.tls.is_some() || exposure.insecure;
     if !secured && resolved.iter().any(|a| !a.ip().is_loopback()) {
@@ -99,11 +103,11 @@ pub fn listen(flag: &'static str, address: &str, exposure: &Exposure) -> Result<
     bind(flag, address, &resolved)
 }
 
-/// Listens for clients, on any address. Must run inside a tokio runtime.
+/// Listens for clients, on any address, and says where. Must run inside a tokio runtime.
 ///
 /// # Errors
 /// When the address is no address, is in use, or is refused.
-pub fn listen_public(flag: &'static str, address: &str) -> Result<TcpListener, ListenError> {
+pub fn listen_public(flag: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), ListenError> {
     bind(flag, address, &resolve(flag, address)?)
 }
 
@@ -113,14 +117,15 @@ fn resolve(flag: &'static str, address: &str) -> Result<Vec<SocketAddr>, ListenE
     if found.is_empty() { Err(wrong("no such host".to_owned())) } else { Ok(found) }
 }
 
-fn bind(flag: &'static str, address: &str, resolved: &[SocketAddr]) -> Result<TcpListener, ListenError> {
+fn bind(flag: &'static str, address: &str, resolved: &[SocketAddr]) -> Result<(TcpListener, SocketAddr), ListenError> {
     let refused = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AddrInUse => ListenError::InUse { flag, address: address.to_owned() },
         _ => ListenError::Os { flag, address: address.to_owned(), source },
     };
     let listener = StdListener::bind(resolved).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
-    TcpListener::from_std(listener).map_err(refused)
+    let bound = listener.local_addr().map_err(refused)?;
+    Ok((TcpListener::from_std(listener).map_err(refused)?, bound))
 }
 
 #[cfg(test)]
@@ -140,8 +145,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named() {
-        let first = listen_public("--http", "127.0.0.1:0").unwrap();
-        let address = first.local_addr().unwrap().to_string();
+        let (_first, address) = listen_public("--http", "127.0.0.1:0").unwrap();
+        let address = address.to_string();
         let error = listen_public("--http", &address).unwrap_err();
         assert!(matches!(error, ListenError::InUse { .. }));
         assert!(error.to_string().contains(&format!("--http {address}")));

@@ -17,13 +17,12 @@ async fn check(channel: Channel) -> Result<i32, tonic::Status> {
 
 /// A health server, its address, what ends it, and its end.
 async fn start(tls: Option<Tls>) -> (String, CancellationToken, tokio::task::JoinHandle<Result<(), ServeError>>) {
-    let listener = net::listen("--grpc", "127.0.0.1:0", &net::Exposure::default()).unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let (listener, address) = net::listen("--grpc", "127.0.0.1:0", &net::Exposure::default()).unwrap();
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status(SERVICE, ServingStatus::Serving).await;
     let drain = CancellationToken::new();
     let server = tokio::spawn(serve(listener, tls, Routes::new(service), drain.clone()));
-    (address, drain, server)
+    (address.to_string(), drain, server)
 }
 
 #[tokio::test]

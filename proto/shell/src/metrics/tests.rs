@@ -115,8 +115,7 @@ async fn readiness_turns_to_no_while_the_part_drains_and_metrics_stay() {
     let tasks = crate::tasks::Tasks::new();
     let metrics = Metrics::new(&[]);
     metrics.gauge(&catalogue::COORDINATOR_QUEUE).unwrap().with_label_values(&[] as &[&str]).set(3);
-    let listener = crate::net::listen_public("--metrics", "127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, address) = crate::net::listen_public("--metrics", "127.0.0.1:0").unwrap();
     serve(&tasks, listener, Status::new(metrics, || Ok(())));
     let get = async |path: &str| {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
