@@ -168,7 +168,7 @@ impl Actor {
         (actor, mailbox)
     }
 
-    /// Runs until every mailbox is gone; after a drain it refuses what still comes.
+    /// Runs until every mailbox is gone; after a drain it lets go of what still comes.
     pub(crate) async fn run(mut self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,6 +205,9 @@ impl Actor {
                 self.on(event);
             }
             Message::Place { request, answer } => {
+                if self.view.is_none() {
+                    return;
+                }
                 let place = PlaceId(self.places);
                 self.places += 1;
                 self.calls.insert(place, Call { answer });
@@ -228,6 +231,8 @@ impl Actor {
 
     fn begin_drain(&mut self) {
         tracing::info!(queued = self.core.queued(), workers = self.connections.len(), "coordinator drains");
+        // Callers learn that the coordinator has ended, and ask its successor; to be refused would end their requests.
+        self.calls.clear();
         self.on(Event::Drain);
         self.connections.clear();
         self.view = None;

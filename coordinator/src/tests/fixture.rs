@@ -47,20 +47,20 @@ impl Fixture {
     }
 
     /// Asks for a place, as a task of its own.
-    pub(super) fn spawn_place(&self, request: w::PlaceRequest) -> JoinHandle<Answer> {
+    pub(super) fn spawn_place(&self, request: w::PlaceRequest) -> JoinHandle<Result<Answer, tonic::Status>> {
         let mut client = self.client();
-        tokio::spawn(async move { client.place(request).await.unwrap().into_inner().answer.unwrap() })
+        tokio::spawn(async move { Ok(client.place(request).await?.into_inner().answer.unwrap()) })
     }
 
     pub(super) async fn placed(&self, request: w::PlaceRequest) -> w::Placement {
-        match soon(self.spawn_place(request)).await.unwrap() {
+        match soon(self.spawn_place(request)).await.unwrap().unwrap() {
             Answer::Placement(placement) => placement,
             Answer::Refusal(refusal) => panic!("refused: {refusal:?}"),
         }
     }
 
     pub(super) async fn refused(&self, request: w::PlaceRequest) -> w::Refusal {
-        match soon(self.spawn_place(request)).await.unwrap() {
+        match soon(self.spawn_place(request)).await.unwrap().unwrap() {
             Answer::Refusal(refusal) => refusal,
             Answer::Placement(placement) => panic!("placed: {placement:?}"),
         }
