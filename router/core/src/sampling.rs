@@ -68,6 +68,8 @@ impl SamplingOptions {
     pub const STOP_BYTES_MAX: usize = 1024;
     /// Entries of `logit_bias` at most.
     pub const BIASES_MAX: usize = 1024;
+    /// Entries of `stop_token_ids` at most: workers look through them for each token.
+    pub const STOP_TOKENS_MAX: usize = 1024;
 
     /// Fills in the model's defaults and checks every range; `vocab_size` bounds the token ids.
     ///
@@ -134,12 +136,12 @@ impl SamplingOptions {
     }
 
     fn check_tokens(&self, vocab_size: u32) -> Result<(), Failure> {
-        if self.logit_bias.len() > Self::BIASES_MAX {
-            let (count, max) = (self.logit_bias.len(), Self::BIASES_MAX);
-            return Err(Failure::invalid(
-                "logit_bias",
-                format!("logit_bias has {count} tokens; at most {max} are allowed"),
-            ));
+        let counts = [
+            ("logit_bias", self.logit_bias.len(), Self::BIASES_MAX),
+            ("stop_token_ids", self.stop_token_ids.len(), Self::STOP_TOKENS_MAX),
+        ];
+        if let Some((name, count, max)) = counts.into_iter().find(|&(_, count, max)| count > max) {
+            return Err(Failure::invalid(name, format!("{name} has {count} tokens; at most {max} are allowed")));
         }
         let biased = self.logit_bias.iter().map(|&(token, _)| ("logit_bias", token));
         let stopping = self.stop_token_ids.iter().map(|&token| ("stop_token_ids", token));
@@ -190,7 +192,9 @@ mod tests {
             ("max_tokens", SamplingOptions { max_tokens: Some(0), ..base() }),
             ("min_tokens", SamplingOptions { max_tokens: Some(4), min_tokens: Some(5), ..base() }),
             ("logit_bias", SamplingOptions { logit_bias: vec![(512, 1.0)], ..base() }),
+            ("logit_bias", SamplingOptions { logit_bias: vec![(1, 1.0); 1025], ..base() }),
             ("stop_token_ids", SamplingOptions { stop_token_ids: vec![512], ..base() }),
+            ("stop_token_ids", SamplingOptions { stop_token_ids: vec![1; 1025], ..base() }),
             ("logprobs", SamplingOptions { logprobs: Some(21), ..base() }),
         ];
         for (name, options) in bad {
