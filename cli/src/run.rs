@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hadal_shell::config::FileOption;
 use hadal_shell::exit::Exit;
@@ -96,9 +96,10 @@ async fn until_drained(
         });
     }
     drain.cancelled().await;
+    let until = Instant::now() + options.drain_timeout;
     let mut late = Vec::new();
     for tasks in &running.tasks {
-        late.extend(tasks.join(options.drain_timeout).await.err());
+        late.extend(tasks.join(until.saturating_duration_since(Instant::now())).await.err());
     }
     if let Some(why) = running.tasks.iter().find_map(Tasks::failure) {
         return Err(Fault::say(Exit::Software, why));
