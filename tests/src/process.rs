@@ -139,7 +139,31 @@ impl Process {
         if !status.success() {
             bail!("kill -{name}: {status}");
         }
+        if name == "STOP" {
+            // The signal is taken by one thread when it next runs; until then the others go on.
+            timeout(PATIENCE, async {
+                while !self.is_stopped()? {
+                    tokio::task::yield_now().await;
+                }
+                anyhow::Ok(())
+            })
+            .await
+            .context("it does not stop")??;
+        }
         Ok(())
+    }
+
+    /// Whether all of its threads stand still.
+    fn is_stopped(&self) -> Result<bool> {
+        let pid = self.child.id().context("it has ended")?;
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread that has ended in the meantime stands still, too.
+            let Ok(status) = std::fs::read_to_string(task?.path().join("status")) else { continue };
+            if !status.lines().any(|line| line.starts_with("State:") && line.contains('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Waits for its end.
