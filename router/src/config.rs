@@ -170,7 +170,21 @@ impl Aliases {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    #[test]
+    fn the_flags_defaults_are_the_structs() {
+        let parsed = Flags::parse_from(["router"]).config;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
+    }
 
     #[test]
     fn aliases_name_models_and_a_bare_one_the_only_model() {

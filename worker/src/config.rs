@@ -260,10 +260,20 @@ fn can_be_had(bytes: Option<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        config: Config,
+    }
+
     #[test]
-    fn the_defaults_are_consistent() {
+    fn the_flags_defaults_are_the_structs() {
+        let parsed = Flags::parse_from(["worker"]).config;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
         Config::default().validate().unwrap();
     }
 
