@@ -125,6 +125,8 @@ impl From<&t::SamplingParams> for w::Sampling {
             min_tokens: s.min_tokens,
             stop_token_ids: s.stop_token_ids.clone(),
             logprobs: s.logprobs,
+            forced_tokens: s.forced.clone(),
+            choice_overlap: s.choice_overlap,
         }
     }
 }
@@ -148,9 +150,18 @@ impl TryFrom<&w::Sampling> for t::SamplingParams {
             min_tokens: s.min_tokens,
             stop_token_ids: s.stop_token_ids.clone(),
             logprobs: s.logprobs,
+            forced: s.forced_tokens.clone(),
+            choice_overlap: s.choice_overlap,
         };
         params.validate().map_err(|e| Malformed::new("sampling", e.to_string()))?;
         Ok(params)
+    }
+}
+
+impl w::RequestContext {
+    /// What its tokens attend to.
+    pub fn attention(&self) -> t::Attention {
+        if self.dense { t::Attention::Dense } else { t::Attention::Sparse }
     }
 }
 

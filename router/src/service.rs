@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use hadal_router_core::{Failure, FailureKind, FinishReason, ModelText, TextDelta, Usage};
-use hadal_types::{Fingerprint, RequestId, SamplingParams};
+use hadal_types::{Attention, Fingerprint, RequestId, SamplingParams};
 use tokio::sync::mpsc;
 
 /// The router as its servers see it; tests put a double in its place.
@@ -132,6 +132,8 @@ pub struct RequestMeta {
     pub tenant: String,
     /// Prompts share cached blocks only under the same salt. See [`salt`].
     pub salt: Vec<u8>,
+    /// What its tokens attend to; it does not share cached blocks with those of another kind either.
+    pub attention: Attention,
     /// Larger first.
     pub priority: i32,
     /// Requests of one session are placed together when that is cheap.

@@ -112,6 +112,8 @@ fn sampling_comes_back_and_what_is_out_of_range_does_not() {
         min_tokens: 2,
         stop_token_ids: vec![1, 2],
         logprobs: Some(0),
+        forced: vec![9, 9, 4],
+        choice_overlap: true,
     };
     assert_eq!(t::SamplingParams::try_from(&w::Sampling::from(&params)), Ok(params.clone()));
     let wrong = w::Sampling { temperature: f32::NAN, ..(&params).into() };

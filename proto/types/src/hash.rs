@@ -1,13 +1,14 @@
 //! Chain hashes: the identity of a block, which covers every token before it.
 //!
-//! The key of the hash is drawn from the numerics class and the tenant's salt, so equal hashes mean equal cache bytes,
-//! and no tenant can probe for another's prompts.
+//! The key of the hash is drawn from the numerics class, the kind of attention and the tenant's salt, so equal hashes
+//! mean equal cache bytes, and no tenant can probe for another's prompts.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attention::Attention;
 use crate::geometry::BLOCK_TOKENS;
 use crate::numerics::NumericsClass;
 
@@ -52,7 +53,7 @@ impl TryFrom<&[u8]> for ChainHash {
     }
 }
 
-/// Where chains start: a numerics class and a salt.
+/// Where chains start: a numerics class, a salt and a kind of attention.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ChainRoot([u8; 32]);
 
@@ -64,9 +65,13 @@ impl fmt::Debug for ChainRoot {
 }
 
 impl ChainRoot {
-    /// The root of all chains of one class and one tenant's salt (empty for none).
-    pub fn new(class: NumericsClass, salt: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("hadal v1 chain hash root");
+    /// The root of all chains of one class, one tenant's salt (empty for none) and one kind of attention.
+    pub fn new(class: NumericsClass, salt: &[u8], attention: Attention) -> Self {
+        // A context of its own: whatever salt a tenant thinks of, it cannot come upon the other kind's root.
+        let mut hasher = blake3::Hasher::new_derive_key(match attention {
+            Attention::Sparse => "hadal v1 chain hash root",
+            Attention::Dense => "hadal v1 chain hash root of dense attention",
+        });
         hasher.update(&class.0).update(salt);
         Self(*hasher.finalize().as_bytes())
     }
@@ -104,7 +109,7 @@ mod tests {
     use super::*;
 
     fn root(salt: &[u8]) -> ChainRoot {
-        ChainRoot::new(NumericsClass([7; 16]), salt)
+        ChainRoot::new(NumericsClass([7; 16]), salt, Attention::Sparse)
     }
 
     #[test]
@@ -120,11 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn another_salt_or_class_gives_other_hashes() {
+    fn another_salt_class_or_attention_gives_other_hashes() {
         let tokens: Vec<u32> = (0..64).collect();
         assert_ne!(root(b"a").chain(&tokens), root(b"b").chain(&tokens));
-        let class = ChainRoot::new(NumericsClass([8; 16]), b"a");
+        let class = ChainRoot::new(NumericsClass([8; 16]), b"a", Attention::Sparse);
         assert_ne!(root(b"a").chain(&tokens), class.chain(&tokens));
+        let dense = ChainRoot::new(NumericsClass([7; 16]), b"a", Attention::Dense);
+        assert_ne!(root(b"a").chain(&tokens), dense.chain(&tokens));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the cores of Hadal share: ids, cache geometry, chain hashes, ledgers, cache events, the numerics class and
 //! sampling parameters. No IO, no clock, no async.
 
+mod attention;
 mod events;
 mod geometry;
 mod hash;
@@ -9,6 +10,7 @@ mod ledger;
 mod numerics;
 mod sampling;
 
+pub use attention::Attention;
 pub use events::{CacheChange, CacheEvent, Tier};
 pub use geometry::{
     BLOCK_TOKENS, Choice, Encoding, Field, Geometry, GeometryError, Keep, Layer, LayerId, Part, PartSet, Placement,

@@ -34,6 +34,10 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<u32>,
     /// Alternatives to report with each token; none for no log-probabilities at all.
     pub logprobs: Option<u32>,
+    /// The tokens with which the output begins, whatever the model says.
+    pub forced: Vec<u32>,
+    /// Report with each token how far the choice of its row was that of the row before.
+    pub choice_overlap: bool,
 }
 
 /// A parameter out of range.
@@ -65,6 +69,8 @@ impl Default for SamplingParams {
             min_tokens: 0,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            forced: Vec::new(),
+            choice_overlap: false,
         }
     }
 }
@@ -101,6 +107,10 @@ impl SamplingParams {
         if let Some(n) = self.logprobs.filter(|&n| n > Self::LOGPROBS_MAX) {
             return Err(InvalidSampling { name: "logprobs", expected: "at most 20", value: n.to_string() });
         }
+        if self.choice_overlap && self.logprobs.is_none() {
+            let value = "true without them".to_owned();
+            return Err(InvalidSampling { name: "choice_overlap", expected: "asked for with logprobs", value });
+        }
         Ok(())
     }
 
@@ -124,6 +134,7 @@ mod tests {
             ("max_tokens", SamplingParams { max_tokens: 0, ..Default::default() }),
             ("logprobs", SamplingParams { logprobs: Some(21), ..Default::default() }),
             ("logit_bias", SamplingParams { logit_bias: vec![(1, f32::INFINITY)], ..Default::default() }),
+            ("choice_overlap", SamplingParams { choice_overlap: true, ..Default::default() }),
         ];
         for (name, params) in bad {
             assert_eq!(params.validate().unwrap_err().name, name);

@@ -16,6 +16,8 @@ pub struct RawLogprobs {
     pub logprob: f32,
     /// (token, log-probability) of the most likely, best first.
     pub top: Vec<(u32, f32)>,
+    /// Share of the positions chosen for the token's row that had been chosen for the row before, if it is known.
+    pub choice_overlap: Option<f32>,
 }
 
 /// A token with its log-probability.
@@ -45,6 +47,8 @@ pub struct TokenLogprobs {
     pub top: Vec<Logprob>,
     /// Characters of the output before this token.
     pub text_offset: u32,
+    /// Share of the positions chosen for the token's row that had been chosen for the row before, if it is known.
+    pub choice_overlap: Option<f32>,
 }
 
 /// New text and tokens of one choice. Text may lag behind tokens while it may be the beginning of a stop string.
@@ -239,6 +243,7 @@ impl Choice {
             token: named(token, raw.logprob),
             top: raw.top.iter().map(|&(token, logprob)| named(token, logprob)).collect(),
             text_offset: self.characters,
+            choice_overlap: raw.choice_overlap,
         }
     }
 }

@@ -41,6 +41,10 @@ pub struct SamplingOptions {
     pub stop_token_ids: Vec<u32>,
     /// Choices.
     pub n: Option<u32>,
+    /// The tokens with which the output begins.
+    pub forced_tokens: Vec<u32>,
+    /// Report with each token how far the choice of its row was that of the row before.
+    pub choice_overlap: bool,
 }
 
 /// Complete options. `seed`, `choice` and `max_tokens` inside `params` are placeholders: the dispatch sets them from
@@ -88,6 +92,7 @@ impl SamplingOptions {
             let message = format!("min_tokens is {}, above max_tokens, which is {max}", params.min_tokens);
             return Err(Failure::invalid("min_tokens", message));
         }
+        self.check_forced(n)?;
         Ok(Resolved { params, max_tokens: self.max_tokens, seed: self.seed, n, stop: self.stop.clone() })
     }
 
@@ -114,6 +119,8 @@ impl SamplingOptions {
             min_tokens: self.min_tokens.unwrap_or(none.min_tokens),
             stop_token_ids,
             logprobs: self.logprobs,
+            forced: self.forced_tokens.clone(),
+            choice_overlap: self.choice_overlap,
             ..none
         }
     }
@@ -135,6 +142,20 @@ impl SamplingOptions {
         Ok(())
     }
 
+    /// Without max_tokens, what fits is known only when the prompt is.
+    fn check_forced(&self, n: u32) -> Result<(), Failure> {
+        let count = self.forced_tokens.len();
+        if count > 0 && n > 1 {
+            let message = format!("forced_tokens begin every choice alike, so n must be 1 with them; got {n}");
+            return Err(Failure::invalid("n", message));
+        }
+        if let Some(max) = self.max_tokens.filter(|&max| count > max as usize) {
+            let message = format!("forced_tokens has {count} tokens, more than max_tokens, which is {max}");
+            return Err(Failure::invalid("forced_tokens", message));
+        }
+        Ok(())
+    }
+
     fn check_tokens(&self, vocab_size: u32) -> Result<(), Failure> {
         let counts = [
             ("logit_bias", self.logit_bias.len(), Self::BIASES_MAX),
@@ -145,7 +166,8 @@ impl SamplingOptions {
         }
         let biased = self.logit_bias.iter().map(|&(token, _)| ("logit_bias", token));
         let stopping = self.stop_token_ids.iter().map(|&token| ("stop_token_ids", token));
-        for (name, token) in biased.chain(stopping) {
+        let forced = self.forced_tokens.iter().map(|&token| ("forced_tokens", token));
+        for (name, token) in biased.chain(stopping).chain(forced) {
             if token >= vocab_size {
                 let message = format!("{name} has token {token}; the model's ids are below {vocab_size}");
                 return Err(Failure::invalid(name, message));
@@ -196,6 +218,10 @@ mod tests {
             ("stop_token_ids", SamplingOptions { stop_token_ids: vec![512], ..base() }),
             ("stop_token_ids", SamplingOptions { stop_token_ids: vec![1; 1025], ..base() }),
             ("logprobs", SamplingOptions { logprobs: Some(21), ..base() }),
+            ("choice_overlap", SamplingOptions { choice_overlap: true, ..base() }),
+            ("forced_tokens", SamplingOptions { forced_tokens: vec![1, 512], ..base() }),
+            ("forced_tokens", SamplingOptions { forced_tokens: vec![1; 5], max_tokens: Some(4), ..base() }),
+            ("n", SamplingOptions { forced_tokens: vec![1], n: Some(2), ..base() }),
         ];
         for (name, options) in bad {
             assert_eq!(options.resolve(&defaults(), 512).unwrap_err().param.as_deref(), Some(name));

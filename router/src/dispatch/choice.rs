@@ -283,5 +283,6 @@ fn raw(logprobs: w::TokenLogprobs) -> RawLogprobs {
     RawLogprobs {
         logprob: logprobs.logprob,
         top: logprobs.top.into_iter().map(|top| (top.token, top.logprob)).collect(),
+        choice_overlap: logprobs.choice_overlap,
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hadal_proto::{cluster as w, hashes_to_bytes};
 use hadal_router_core::{Attempts, Backoff, Failure, FailureKind};
 use hadal_shell::grpc::explain;
-use hadal_types::{ChainHash, ChainRoot, NumericsClass};
+use hadal_types::{Attention, ChainHash, ChainRoot, NumericsClass};
 use tokio::sync::SemaphorePermit;
 use tokio::time::sleep;
 use tonic::Code;
@@ -123,7 +123,8 @@ fn message(request: &Request, index: u32, attempts: &Attempts, output: &[u32]) -
         // Blocks of the output may be cached, too: whoever decoded them kept them.
         Some(class) => {
             let tokens = [request.submission.prompt.as_slice(), output].concat();
-            let hashes = ChainRoot::new(class, &request.submission.context.salt).chain(&tokens);
+            let meta = &request.submission.context;
+            let hashes = ChainRoot::new(class, &meta.salt, meta.attention).chain(&tokens);
             vec![block_chain(&(class, hashes))]
         }
     };
@@ -152,5 +153,6 @@ pub(crate) fn context(request: &Request, index: u32) -> w::RequestContext {
         priority: meta.priority,
         // 0 would mean that there is none.
         deadline_ms: (left.as_millis() as u64).max(1),
+        dense: meta.attention == Attention::Dense,
     }
 }

@@ -42,8 +42,9 @@ impl Request {
         arrived: Instant,
         patience: Duration,
     ) -> Self {
-        let salt = &submission.context.salt;
-        let chain = |&class: &NumericsClass| (class, ChainRoot::new(class, salt).chain(&submission.prompt));
+        let context = &submission.context;
+        let root = |class| ChainRoot::new(class, &context.salt, context.attention);
+        let chain = |&class: &NumericsClass| (class, root(class).chain(&submission.prompt));
         let chains = model.classes.iter().map(chain).collect();
         let patience = arrived + patience;
         let deadline = submission.context.deadline.map_or(patience, |deadline| deadline.min(patience));

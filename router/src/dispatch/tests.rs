@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use hadal_proto::cluster as w;
 use hadal_router_core::{FinishReason, Usage};
 use hadal_shell::Shell;
-use hadal_types::{ChainRoot, Fingerprint, NumericsClass};
+use hadal_types::{Attention, ChainRoot, Fingerprint, NumericsClass};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -62,6 +62,7 @@ impl Cluster {
                 request_id: RequestId::new("r").unwrap(),
                 tenant: "t".into(),
                 salt: vec![1],
+                attention: Attention::Sparse,
                 priority: 0,
                 session: "s".into(),
                 traceparent: "00-trace".into(),
@@ -154,7 +155,7 @@ async fn an_answer_carries_what_the_request_says_and_counts_what_it_used() {
     assert_eq!(usage, Some(Usage { prompt_tokens: 130, completion_tokens: 10, cached_prompt_tokens: 2 }));
     let place = &cluster.coordinator.places()[0];
     let class = NumericsClass([1; 16]);
-    let hashes = hadal_proto::hashes_to_bytes(&ChainRoot::new(class, &[1]).chain(&prompt));
+    let hashes = hadal_proto::hashes_to_bytes(&ChainRoot::new(class, &[1], Attention::Sparse).chain(&prompt));
     assert_eq!(place.chains, [w::BlockChain { numerics_class: class.0.to_vec(), hashes }]);
     assert_eq!((place.prompt_tokens, place.max_tokens, place.session.as_str()), (130, 10, "s"));
     let request = &worker.requests()[0];

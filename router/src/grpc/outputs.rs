@@ -54,7 +54,11 @@ fn delta(delta: TextDelta) -> v1::Delta {
 }
 
 fn token_logprobs(logprobs: &TokenLogprobs) -> v1::TokenLogprobs {
-    v1::TokenLogprobs { token: Some(logprob(&logprobs.token)), top: logprobs.top.iter().map(logprob).collect() }
+    v1::TokenLogprobs {
+        token: Some(logprob(&logprobs.token)),
+        top: logprobs.top.iter().map(logprob).collect(),
+        choice_overlap: logprobs.choice_overlap,
+    }
 }
 
 fn logprob(logprob: &Logprob) -> v1::Logprob {

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hadal_proto::v1;
 use hadal_router_core::openai::Prompt;
 use hadal_router_core::{ChatMessage, ChatOptions, Failure, SamplingOptions};
+use hadal_types::Attention;
 
 use crate::grpc::meta::{Arrived, bounded, request_id};
 use crate::service::{Api, RequestMeta, ServedModel, Submission, salt};
@@ -58,12 +59,25 @@ fn context(options: v1::RequestOptions, arrived: Arrived) -> Result<RequestMeta,
         api: Api::Grpc,
         request_id: request_id(id)?,
         salt: salt(&tenant, &bounded("cache_salt", &options.cache_salt)?),
+        attention: attention(options.attention)?,
         tenant,
         priority: options.priority,
         session: bounded("session", &options.session)?,
         traceparent: arrived.traceparent,
         deadline: arrived.deadline,
     })
+}
+
+/// A client of a later release may name a kind that this one cannot compute.
+fn attention(number: i32) -> Result<Attention, Failure> {
+    match v1::Attention::try_from(number) {
+        Ok(v1::Attention::Unspecified) => Ok(Attention::Sparse),
+        Ok(v1::Attention::Dense) => Ok(Attention::Dense),
+        Err(_) => {
+            let message = format!("attention must be 0 (as the model has it) or 1 (dense); got {number}");
+            Err(Failure::invalid("attention", message))
+        }
+    }
 }
 
 fn sampling_options(options: v1::SamplingOptions) -> SamplingOptions {
@@ -84,6 +98,8 @@ fn sampling_options(options: v1::SamplingOptions) -> SamplingOptions {
         min_tokens: options.min_tokens,
         stop_token_ids: options.stop_token_ids,
         n: options.n,
+        forced_tokens: options.forced_tokens,
+        choice_overlap: options.choice_overlap,
     }
 }
 

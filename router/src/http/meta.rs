@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderMap;
 use hadal_router_core::Failure;
 use hadal_router_core::openai::Common;
-use hadal_types::RequestId;
+use hadal_types::{Attention, RequestId};
 
 use crate::service::{Api, RequestMeta, salt};
 
@@ -63,6 +63,7 @@ impl Arrived {
             api: Api::Http,
             request_id: self.id,
             salt: salt(&self.tenant, &common.cache_salt),
+            attention: Attention::default(),
             tenant: self.tenant,
             priority: common.priority,
             session,

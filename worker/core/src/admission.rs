@@ -34,7 +34,8 @@ impl Core {
                     tokens: g.tokens,
                     arrived: now,
                     deadline: g.deadline,
-                    root: ChainRoot::new(self.config.numerics_class, &g.salt),
+                    attention: g.attention,
+                    root: ChainRoot::new(self.config.numerics_class, &g.salt, g.attention),
                 }),
             )
         });
@@ -55,7 +56,8 @@ impl Core {
                     tokens: p.tokens,
                     arrived: now,
                     deadline: p.deadline,
-                    root: ChainRoot::new(self.config.numerics_class, &p.salt),
+                    attention: p.attention,
+                    root: ChainRoot::new(self.config.numerics_class, &p.salt, p.attention),
                 }),
             )
         });

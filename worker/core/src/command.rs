@@ -26,6 +26,8 @@ pub struct TokenLogprobs {
     pub logprob: f32,
     /// The most likely tokens, best first.
     pub top: Vec<(u32, f32)>,
+    /// Share of the positions chosen for the token's row that had been chosen for the row before, if it is known.
+    pub choice_overlap: Option<f32>,
 }
 
 /// What the shell does. Each request ends with exactly one of `Finished`, `PrefillFinished` and `Failed`; at that

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hadal_types::{LeaseId, RequestId, SamplingParams, StoreId};
+use hadal_types::{Attention, LeaseId, RequestId, SamplingParams, StoreId};
 
 /// The shell's name of a request on this worker, owned or prefilled for another. The shell counts them up and never
 /// reuses one; the order of keys is the order of age.
@@ -22,6 +22,8 @@ pub struct Generate {
     pub sampling: SamplingParams,
     /// The tenant's salt, empty for none.
     pub salt: Vec<u8>,
+    /// What its tokens attend to.
+    pub attention: Attention,
     /// When it is worth nothing any more.
     pub deadline: Option<Duration>,
     /// Whether the placement names a prefill worker (the shell keeps which).
@@ -41,6 +43,8 @@ pub struct Prefill {
     pub blocks_held: u32,
     /// The tenant's salt, empty for none.
     pub salt: Vec<u8>,
+    /// What its tokens attend to.
+    pub attention: Attention,
     /// When the client's request is worth nothing any more.
     pub deadline: Option<Duration>,
     /// When the lease ends.

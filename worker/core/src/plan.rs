@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use hadal_types::{BLOCK_TOKENS, Part};
+use hadal_types::{Attention, BLOCK_TOKENS, Part};
 
 use crate::command::TokenLogprobs;
 use crate::event::RequestKey;
@@ -18,6 +18,10 @@ pub struct StepSlice {
     pub start: u32,
     /// Whether the row of the last token is to be sampled.
     pub sample: bool,
+    /// What its tokens attend to.
+    pub attention: Attention,
+    /// Whether the overlap of the last row's choice with that of the row before is asked for. Only where it is sampled.
+    pub choice_overlap: bool,
     tokens: Range<usize>,
     pages: [Range<usize>; Part::ALL.len()],
 }
@@ -109,7 +113,15 @@ impl Plan {
             self.load.prefill_tokens += rows as u32;
         }
         self.load.context_tokens += rows * (start as u64 + 1 + end as u64) / 2;
-        self.slices.push(StepSlice { request: key, start: start as u32, sample, tokens, pages });
+        self.slices.push(StepSlice {
+            request: key,
+            start: start as u32,
+            sample,
+            attention: request.attention,
+            choice_overlap: sample && request.generation().is_some_and(|g| g.sampling.choice_overlap),
+            tokens,
+            pages,
+        });
     }
 
     pub(crate) fn clear(&mut self) {

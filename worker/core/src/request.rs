@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use hadal_types::{BLOCK_TOKENS, ChainHash, ChainRoot, RequestId, SamplingParams};
+use hadal_types::{Attention, BLOCK_TOKENS, ChainHash, ChainRoot, RequestId, SamplingParams};
 
 use crate::failure::Failure;
 use crate::incoming::Leg;
@@ -25,6 +25,7 @@ use crate::outgoing::Outgoing;
 pub(crate) struct Request {
     pub(crate) id: RequestId,
     pub(crate) kind: Kind,
+    pub(crate) attention: Attention,
     pub(crate) tokens: Vec<u32>,
     pub(crate) computed: usize,
     pub(crate) holding: Holding,
@@ -76,17 +77,19 @@ pub(crate) struct Arrival {
     pub(crate) tokens: Vec<u32>,
     pub(crate) arrived: Duration,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) attention: Attention,
     pub(crate) root: ChainRoot,
 }
 
 impl Request {
     /// A request that holds nothing yet.
     pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { id, kind, tokens, arrived, deadline, root } = arrival;
+        let Arrival { id, kind, tokens, arrived, deadline, attention, root } = arrival;
         let chain = root.chain(&tokens);
         Self {
             id,
             kind,
+            attention,
             tokens,
             computed: 0,
             holding: Holding::default(),
@@ -219,7 +222,7 @@ mod tests {
     }
 
     fn root() -> ChainRoot {
-        ChainRoot::new(hadal_types::NumericsClass([1; 16]), b"")
+        ChainRoot::new(hadal_types::NumericsClass([1; 16]), b"", Attention::Sparse)
     }
 
     fn arrival(n: usize) -> Arrival {
@@ -238,6 +241,7 @@ mod tests {
             tokens: g.tokens,
             arrived: Duration::ZERO,
             deadline: None,
+            attention: Attention::Sparse,
             root: root(),
         }
     }

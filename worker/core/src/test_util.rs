@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hadal_types::{
-    Choice, Encoding, Field, Geometry, Incarnation, Keep, Layer, LayerId, NumericsClass, Part, Placement, Read,
-    RequestId, Rows, SamplingParams, Store, StoreId,
+    Attention, Choice, Encoding, Field, Geometry, Incarnation, Keep, Layer, LayerId, NumericsClass, Part, Placement,
+    Read, RequestId, Rows, SamplingParams, Store, StoreId,
 };
 
 use crate::{Config, Generate};
@@ -66,6 +66,7 @@ pub(crate) fn generate(id: &str, tokens: Vec<u32>, max_tokens: u32) -> Generate 
         tokens,
         sampling: SamplingParams { max_tokens, ..SamplingParams::default() },
         salt: Vec::new(),
+        attention: Attention::Sparse,
         deadline: None,
         prefill: false,
     }

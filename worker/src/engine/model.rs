@@ -57,7 +57,11 @@ impl Backend for ModelBackend {
         let index = inputs.output.len() as u32;
         match sample(self.workspace.logits(slice), inputs.params, history, index, &mut self.scratch) {
             Ok(drawn) => {
-                let logprobs = inputs.params.logprobs.map(|_| TokenLogprobs { logprob: drawn.logprob, top: drawn.top });
+                let logprobs = inputs.params.logprobs.map(|_| TokenLogprobs {
+                    logprob: drawn.logprob,
+                    top: drawn.top,
+                    choice_overlap: None,
+                });
                 SliceResult::Token(Sampled { token: drawn.token, logprobs })
             }
             Err(what) => {

@@ -242,7 +242,11 @@ impl Backend for SimBackend {
         }
         let token = (mix(sum, 4) % u64::from(self.vocab)) as u32;
         let top = |count: u32| (0..count).map(|i| ((token + i) % self.vocab, -1.0 - i as f32)).collect();
-        let logprobs = inputs.and_then(|i| i.params.logprobs).map(|n| TokenLogprobs { logprob: -1.0, top: top(n) });
+        let logprobs = inputs.and_then(|i| i.params.logprobs).map(|n| TokenLogprobs {
+            logprob: -1.0,
+            top: top(n),
+            choice_overlap: None,
+        });
         SliceResult::Token(Sampled { token, logprobs })
     }
 

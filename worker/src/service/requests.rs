@@ -3,7 +3,7 @@
 
 use hadal_proto::cluster as w;
 use hadal_proto::{Malformed, id16};
-use hadal_types::{Incarnation, LeaseId, RequestId, Role, SamplingParams};
+use hadal_types::{Attention, Incarnation, LeaseId, RequestId, Role, SamplingParams};
 use hadal_worker_core::{Failure, Generate, Prefill};
 
 use crate::errors::{invalid, mismatch};
@@ -45,6 +45,7 @@ fn read_generate(context: &Context, role: Role, request: &w::GenerateRequest) ->
         prompt_tokens: request.prompt_tokens,
         sampling: SamplingParams::try_from(sampling).map_err(malformed)?,
         salt: head.salt,
+        attention: head.attention,
         deadline: head.deadline,
         prefill: request.prefill.is_some(),
     })
@@ -92,6 +93,7 @@ fn read_prefill(context: &Context, role: Role, request: &w::PrefillRequest) -> R
         tokens: Vec::new(),
         blocks_held: request.blocks_held,
         salt: head.salt,
+        attention: head.attention,
         deadline: head.deadline,
         lease_until,
     })
@@ -100,13 +102,15 @@ fn read_prefill(context: &Context, role: Role, request: &w::PrefillRequest) -> R
 struct Head {
     id: RequestId,
     salt: Vec<u8>,
+    attention: Attention,
     deadline: Option<std::time::Duration>,
 }
 
 fn head(context: &Context, request: Option<&w::RequestContext>) -> Result<Head, Failure> {
     let request = request.ok_or_else(|| invalid("context is missing"))?;
     let id = RequestId::new(request.request_id.as_str()).map_err(|e| invalid(e.to_string()))?;
-    Ok(Head { id, salt: request.salt.clone(), deadline: context.steps.deadline(request.deadline_ms) })
+    let deadline = context.steps.deadline(request.deadline_ms);
+    Ok(Head { id, salt: request.salt.clone(), attention: request.attention(), deadline })
 }
 
 fn check_model(context: &Context, fingerprint: &[u8], class: &[u8]) -> Result<(), Failure> {

@@ -132,6 +132,7 @@ impl Streams {
         let logprobs = logprobs.map(|l| w::TokenLogprobs {
             logprob: l.logprob,
             top: l.top.into_iter().map(|(token, logprob)| w::TopLogprob { token, logprob }).collect(),
+            choice_overlap: l.choice_overlap,
         });
         owned.tokens += 1;
         let mut waiting = 1;

@@ -80,7 +80,10 @@ fn tokens_that_were_had_are_dropped_and_a_gap_is_an_error() {
 #[test]
 fn logprobs_name_tokens_and_where_they_begin() {
     let tokens = encode("你好");
-    let raw: Vec<_> = tokens.iter().map(|&t| RawLogprobs { logprob: -0.5, top: vec![(t, -0.5), (1, -3.0)] }).collect();
+    let raw: Vec<_> = tokens
+        .iter()
+        .map(|&t| RawLogprobs { logprob: -0.5, top: vec![(t, -0.5), (1, -3.0)], choice_overlap: None })
+        .collect();
     let mut choice = choice(&[]);
     let events = choice.on_delta(0, &tokens, &raw).unwrap();
     let ChoiceEvent::Text(delta) = &events[0] else { panic!("{events:?}") };

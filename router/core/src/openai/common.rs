@@ -100,6 +100,9 @@ fn sampling(fields: &Fields<'_>) -> Result<SamplingOptions, Failure> {
         min_tokens: fields.count("min_tokens")?,
         stop_token_ids: fields.get("stop_token_ids", "a list of token ids")?.unwrap_or_default(),
         n: fields.count("n")?,
+        // OpenAI's API has no such fields.
+        forced_tokens: Vec::new(),
+        choice_overlap: false,
     })
 }
 

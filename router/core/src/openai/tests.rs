@@ -206,6 +206,7 @@ fn delta() -> TextDelta {
         token: named(5, -0.3, "a"),
         top: vec![named(6, -0.2, "b"), named(5, -0.3, "a"), named(9, f32::NEG_INFINITY, "c")],
         text_offset: 4,
+        choice_overlap: Some(0.5),
     }];
     TextDelta { choice: 0, text: "a".into(), token_ids: vec![5], logprobs, first_token: 0 }
 }

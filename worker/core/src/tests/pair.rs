@@ -110,6 +110,7 @@ impl Pair {
             tokens,
             blocks_held,
             salt: Vec::new(),
+            attention: rig.core.requests[&request].attention,
             deadline: rig.core.requests[&request].deadline,
             lease_until: rig.now + duration,
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use hadal_types::{CacheChange, ChainHash, ChainRoot, LayerId, Ledger};
+use hadal_types::{Attention, CacheChange, ChainHash, ChainRoot, LayerId, Ledger};
 
 use super::engine::{Engine, Fault, next_token, request_of};
 use crate::{Command, Config, Core, Event, Failure, FailureKind, FinishReason, Generate, Plan, Prefill, RequestKey};
@@ -68,7 +68,7 @@ impl Rig {
     pub(super) fn generate(&mut self, g: Generate) -> (RequestKey, Vec<Command>) {
         let output = reference(self.core.config(), &g);
         let prompt = g.prompt_tokens as usize;
-        self.learn_chain(&g.salt, &[&g.tokens[..prompt], &output].concat());
+        self.learn_chain(&g.salt, g.attention, &[&g.tokens[..prompt], &output].concat());
         let so_far = g.tokens[prompt..].to_vec();
         let key = self.key(Some(output), so_far);
         (key, self.on(Event::Generate(key, g)))
@@ -76,7 +76,7 @@ impl Rig {
 
     /// A prompt to compute for a peer.
     pub(super) fn prefill(&mut self, p: Prefill) -> (RequestKey, Vec<Command>) {
-        self.learn_chain(&p.salt, &p.tokens);
+        self.learn_chain(&p.salt, p.attention, &p.tokens);
         let key = self.key(None, Vec::new());
         (key, self.on(Event::Prefill(key, p)))
     }
@@ -88,9 +88,9 @@ impl Rig {
         key
     }
 
-    fn learn_chain(&mut self, salt: &[u8], tokens: &[u32]) {
+    fn learn_chain(&mut self, salt: &[u8], attention: Attention, tokens: &[u32]) {
         let mut parent = None;
-        for hash in ChainRoot::new(self.core.config().numerics_class, salt).chain(tokens) {
+        for hash in ChainRoot::new(self.core.config().numerics_class, salt, attention).chain(tokens) {
             self.parents.insert(hash, parent);
             parent = Some(hash);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hadal_types::{LeaseId, RequestId, StoreId};
+use hadal_types::{Attention, LeaseId, RequestId, StoreId};
 
 use super::engine::Fault;
 use super::pair::{Packet, Pair};
@@ -25,6 +25,7 @@ fn job(lease: u128, tokens: Vec<u32>, blocks_held: u32) -> Prefill {
         tokens,
         blocks_held,
         salt: Vec::new(),
+        attention: Attention::Sparse,
         deadline: None,
         lease_until: Duration::from_secs(100),
     }
