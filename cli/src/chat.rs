@@ -7,17 +7,12 @@ mod input;
 mod session;
 
 use std::io::IsTerminal;
-use std::time::Duration;
 
 use hadal_proto::v1;
-use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_shell::exit::Exit;
-use hadal_shell::grpc::{self, explain};
-use tokio::time::timeout;
-use tonic::Code;
-use tonic::transport::Channel;
 
 use crate::fault::{Fault, OrExit};
+use crate::served::Served;
 use session::{Session, Terminal};
 
 pub(crate) const HELP: &str = "\
@@ -31,12 +26,8 @@ Commands at the prompt: /reset forgets the conversation, /help, /exit.";
 /// Flags of `hadal chat`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// Where a router serves gRPC
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8001")]
-    grpc: String,
-    /// Which model; the first one that is served when left out
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
+    #[command(flatten)]
+    served: Served,
     /// A system message before the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -89,64 +80,17 @@ impl Sampling {
     }
 }
 
-/// How long a router may take to say what it serves.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Talks until the input ends.
 pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
-    let channel = grpc::channel(&options.grpc, None).or_exit(Exit::Usage)?;
-    let mut client = HadalClient::new(channel).max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
-    let model = choose(&mut client, &options).await?;
+    let (client, model) = options.served.connect().await?;
     let terminal = std::io::stdin().is_terminal();
     if terminal {
-        eprintln!("{} at {}; /help lists commands, Ctrl-D ends", model.name, options.grpc);
+        eprintln!("{} at {}; /help lists commands, Ctrl-D ends", model.name, options.served.grpc);
     }
     let session = Session::new(client, model.name, &options);
     let (lines, interrupts) = (input::lines().or_exit(Exit::Os)?, input::interrupts().or_exit(Exit::Os)?);
     let printable = std::io::stdout().is_terminal();
     Terminal { lines, interrupts, out: std::io::stdout(), interactive: terminal, printable }.talk(session).await
-}
-
-/// The model to talk to, which shows on the way whether anybody is there.
-async fn choose(client: &mut HadalClient<Channel>, options: &Options) -> Result<v1::Model, Fault> {
-    let address = &options.grpc;
-    let asked = timeout(ANSWER_TIMEOUT, client.models(v1::ModelsRequest {})).await;
-    let status = match asked {
-        Ok(Ok(answer)) => return pick(answer.into_inner().models, options),
-        Ok(Err(status)) => status,
-        Err(_) => tonic::Status::unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
-    };
-    let hint = "start a cluster with `hadal up`, or name a router's gRPC address with --grpc HOST:PORT";
-    let message = match status.code() {
-        Code::Unimplemented | Code::Internal | Code::Unknown => {
-            format!("what listens at {address} does not serve hadal.v1 over gRPC ({}); {hint}", explain(&status))
-        }
-        _ => format!("nothing answers at {address}: {}; {hint}", explain(&status)),
-    };
-    Err(Fault::say(Exit::Unavailable, message))
-}
-
-fn pick(models: Vec<v1::Model>, options: &Options) -> Result<v1::Model, Fault> {
-    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-    let listed = names.join(", ");
-    let found = match &options.model {
-        None => models.first(),
-        Some(name) => models.iter().find(|model| model.name == *name),
-    };
-    if let Some(found) = found {
-        return Ok(found.clone());
-    }
-    let address = &options.grpc;
-    let (exit, message) = match &options.model {
-        Some(name) if !models.is_empty() => {
-            (Exit::Usage, format!("{address} serves no model {name:?}; it serves: {listed}"))
-        }
-        _ => (
-            Exit::Temporary,
-            format!("the router at {address} serves no model yet: are a prefill and a decode worker running?"),
-        ),
-    };
-    Err(Fault::say(exit, message))
 }
 
 #[cfg(test)]

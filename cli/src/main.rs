@@ -10,6 +10,7 @@ mod inspect;
 mod parts;
 mod progress;
 mod run;
+mod served;
 mod up;
 
 use std::process::ExitCode;

@@ -8,11 +8,11 @@ use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_shell::exit::Exit;
 use hadal_shell::grpc::explain;
 use tokio::sync::mpsc;
-use tonic::Code;
 use tonic::transport::Channel;
 
 use super::Options;
 use crate::fault::Fault;
+use crate::served::refused;
 
 /// A conversation with one model.
 pub(super) struct Session {
@@ -159,7 +159,7 @@ impl<W: Write> Terminal<W> {
                 eprintln!("hadal: {}", explain(&status));
                 Ok(())
             }
-            Turn::Failed(status) => Err(Fault::say(exit(status.code()), explain(&status))),
+            Turn::Failed(status) => Err(refused(&status)),
         }
     }
 
@@ -203,13 +203,4 @@ impl<W: Write> Terminal<W> {
 /// An escape sequence of a model's could rename the window, or worse.
 fn shows(c: &char) -> bool {
     !c.is_control() || matches!(c, '\n' | '\t')
-}
-
-fn exit(code: Code) -> Exit {
-    match code {
-        Code::InvalidArgument | Code::OutOfRange => Exit::Data,
-        Code::NotFound | Code::Unavailable => Exit::Unavailable,
-        Code::ResourceExhausted | Code::DeadlineExceeded => Exit::Temporary,
-        _ => Exit::Software,
-    }
 }

@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_proto::v1::hadal_server::{Hadal, HadalServer};
+use hadal_shell::grpc;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::*;
@@ -84,7 +89,7 @@ async fn serve(echo: &Echo) -> String {
 fn options(grpc: &str) -> Options {
     let system = Some("be brief".to_owned());
     let sampling = Sampling { seed: Some(7), ..Sampling::default() };
-    Options { grpc: grpc.to_owned(), model: None, system, thinking: false, sampling }
+    Options { served: Served { grpc: grpc.to_owned(), model: None }, system, thinking: false, sampling }
 }
 
 fn client(address: &str) -> HadalClient<Channel> {
@@ -181,23 +186,26 @@ async fn a_failure_ends_a_script_with_its_reason() {
 
 #[tokio::test]
 async fn the_model_is_the_first_or_the_one_named() {
-    let address = serve(&Echo::default()).await;
-    let named = |name: &str| Options { model: Some(name.into()), ..options(&address) };
-    assert_eq!(choose(&mut client(&address), &options(&address)).await.unwrap().name, "tiny");
-    assert_eq!(choose(&mut client(&address), &named("large")).await.unwrap().name, "large");
-    let fault = choose(&mut client(&address), &named("x")).await.unwrap_err();
+    let grpc = serve(&Echo::default()).await;
+    let asked = async |model: Option<&str>| {
+        let served = Served { grpc: grpc.clone(), model: model.map(str::to_owned) };
+        served.connect().await.map(|(_, model)| model.name)
+    };
+    assert_eq!(asked(None).await.unwrap(), "tiny");
+    assert_eq!(asked(Some("large")).await.unwrap(), "large");
+    let fault = asked(Some("x")).await.unwrap_err();
     assert!(fault.to_string().contains("tiny, large"), "{fault}");
 }
 
 #[tokio::test]
 async fn nobody_there_is_said_with_the_address_and_what_to_do() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let grpc = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let fault = choose(&mut client(&address), &options(&address)).await.unwrap_err();
+    let fault = Served { grpc: grpc.clone(), model: None }.connect().await.unwrap_err();
     let text = fault.to_string();
     assert_eq!(fault.exit, Exit::Unavailable);
-    assert!([&address, "hadal up", "--grpc"].iter().all(|part| text.contains(*part)), "{text}");
+    assert!([&grpc, "hadal up", "--grpc"].iter().all(|part| text.contains(*part)), "{text}");
 }
 
 #[test]
