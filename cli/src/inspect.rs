@@ -21,7 +21,7 @@ It reads config.json alone, so that it works before the weights are downloaded."
 /// `hadal inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Checkpoint folder, or its config.json; the bundled tiny model when left out
+    /// Checkpoint folder, or its config.json; the bundled sample model when left out
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Plan for requests of so many tokens, prompt and output together; the model's longest when left out

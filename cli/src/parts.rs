@@ -32,7 +32,7 @@ Examples:
 
 pub(crate) const WORKER_HELP: &str = "\
 Examples:
-  hadal worker --role prefill                         the bundled tiny model, beside a coordinator on this machine
+  hadal worker --role prefill                         the bundled sample model, beside a coordinator on this machine
   hadal worker --role decode --model ~/models/DeepSeek-V3.2-Exp --kv fp8 --kv-memory 64GiB
   hadal worker --role mixed --engine sim              no model: the time of steps on paper, for load tests
 
@@ -81,7 +81,7 @@ pub(crate) struct WorkerOptions {
     /// model computes; sim takes the time that a model would take, with a checkpoint's tokenizer or without
     #[arg(long, value_name = "ENGINE", default_value = "model")]
     engine: EngineKind,
-    /// Checkpoint folder in Hugging Face layout; the bundled tiny model when left out
+    /// Checkpoint folder in Hugging Face layout; the bundled sample model when left out
     #[arg(long, value_name = "FOLDER")]
     model: Option<PathBuf>,
     /// Name under which the model is served; the folder's name when left out

@@ -23,7 +23,7 @@ use crate::run::{RunOptions, Running};
 
 pub(crate) const HELP: &str = "\
 Examples:
-  hadal up                                     the bundled tiny model (random weights: it speaks nonsense, fast)
+  hadal up                                     the bundled sample model, small and trained
   hadal up ~/models/DeepSeek-V3.2-Exp          a checkpoint in Hugging Face layout
   hadal up --dtype f32 --kv f32                exact arithmetic
   hadal up --http 127.0.0.1:0 --grpc 127.0.0.1:0 --json    any free ports, told as JSON
@@ -37,7 +37,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(10);
 /// `hadal up`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Checkpoint folder in Hugging Face layout; the bundled tiny model when left out
+    /// Checkpoint folder in Hugging Face layout; the bundled sample model when left out
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Prefill workers; with none, decode workers compute prompts, too

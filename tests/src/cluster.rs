@@ -14,7 +14,7 @@ use crate::process::Process;
 use crate::{PATIENCE, http};
 
 /// Name of the model that a worker without `--model` serves.
-pub const BUNDLED: &str = "hadal-tiny";
+pub const BUNDLED: &str = "hadal-sample";
 
 /// What to start.
 #[derive(Clone)]

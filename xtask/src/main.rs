@@ -1,5 +1,6 @@
-//! What developers run: `cargo xtask test` and `cargo xtask check`.
+//! What developers run: `cargo xtask test`, `cargo xtask check`, and more seldom `cargo xtask sample-model`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -7,6 +8,7 @@ use anyhow::{Result, bail};
 mod python;
 mod results;
 mod run;
+mod sample;
 mod tidy;
 
 const USAGE: &str = "\
@@ -16,6 +18,8 @@ cargo xtask COMMAND
                 ARGS go to `cargo test` (for instance `-p hadal-kernels` or `-- golden`)
   lint          formatting, clippy with warnings denied, tidy, cargo-deny
   check         lint, then test
+
+  sample-model FOLDER   make this checkpoint the bundled model: copies it to models/sample and renews its sums
 
 Environment: HADAL_CACHE is where tools are kept (default: ~/.cache/hadal).";
 
@@ -39,6 +43,10 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "test" => test(rest),
         "lint" => lint(),
         "check" => lint().and_then(|()| test(rest)),
+        "sample-model" => match rest {
+            [folder] => sample::replace(Path::new(folder)),
+            _ => bail!("sample-model takes the folder of one checkpoint\n\n{USAGE}"),
+        },
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())

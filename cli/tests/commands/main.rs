@@ -98,10 +98,10 @@ fn a_router_waits_for_its_coordinator_and_drains_at_a_signal() {
 #[test]
 fn up_answers_on_free_ports_and_drains_at_a_signal() {
     let mut up = Child::start(hadal().args(["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--decode", "1"]));
-    assert_eq!(up.told["model"], "hadal-tiny");
+    assert_eq!(up.told["model"], "hadal-sample");
     assert_eq!(up.told["workers"].as_array().unwrap().len(), 3);
     assert!(up.get("/ready").starts_with("HTTP/1.1 200"));
-    let answer = up.post("/v1/completions", r#"{"model":"hadal-tiny","prompt":"Once upon a time","max_tokens":8}"#);
+    let answer = up.post("/v1/completions", r#"{"model":"hadal-sample","prompt":"Once upon a time","max_tokens":8}"#);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body["usage"]["completion_tokens"], 8, "{body}");

@@ -122,10 +122,10 @@ pub(crate) fn busy_router(coordinator: &str, flags: &[&str]) -> Child {
     let args = ["router", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--coordinator", coordinator];
     let router = Child::start(hadal().args(args).args(flags));
     router.until("/ready", |answer| answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")));
-    let request = router.request("/v1/completions", r#"{"model":"hadal-tiny","prompt":"Once upon a time"}"#);
+    let request = router.request("/v1/completions", r#"{"model":"hadal-sample","prompt":"Once upon a time"}"#);
     // It ends with the process, and how does not matter.
     std::thread::spawn(move || drop(request()));
-    let running = "hadal_router_requests_active{model=\"hadal-tiny\"} 1";
+    let running = "hadal_router_requests_active{model=\"hadal-sample\"} 1";
     router.until("/metrics", |answer| answer.as_ref().is_ok_and(|a| a.contains(running)));
     router
 }
