@@ -1,3 +1,5 @@
+//! The bundled model is whole, and one that is not would be named.
+
 use std::collections::BTreeMap;
 
 use hadal_model::{LoadOptions, Model};
