@@ -3,7 +3,8 @@
 //!
 //! In this order, after vLLM: repetition, frequency and presence penalties; logit bias; stop tokens are excluded until
 //! `min_tokens`; temperature; min-p; top-k; top-p among what is left. The token at the drawn share of what is left,
-//! counted in the order above, is taken. Log-probabilities are those of the model's own logits, before all of this.
+//! counted in the order above, is taken. Where a token is forced, it is taken instead, and nothing is drawn.
+//! Log-probabilities are those of the model's own logits, before all of this.
 
 use hadal_types::SamplingParams;
 
@@ -47,7 +48,8 @@ pub struct SampleScratch {
 /// Draws output token `output_index`. `output_index` is the length of `history.output` unless the caller samples ahead.
 ///
 /// # Errors
-/// A logit is NaN or +infinity, or no token is left to choose from.
+/// A logit is NaN or +infinity, or no token is left to choose from (a forced one that the vocabulary does not have is
+/// none, too).
 pub fn sample(
     logits: &[f32],
     params: &SamplingParams,
@@ -59,6 +61,26 @@ pub fn sample(
     if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
         return Err(bad);
     }
+    let token = match params.forced.get(output_index as usize) {
+        Some(&token) => Some(token).filter(|&token| (token as usize) < logits.len()),
+        None => free(logits, params, history, output_index, scratch),
+    };
+    let token = token.ok_or(bad)?;
+    let (logprob, top) = match params.logprobs {
+        None => (0.0, Vec::new()),
+        Some(n) => logprobs(logits, token, n as usize, &mut scratch.ranked),
+    };
+    Ok(Sampled { token, logprob, top })
+}
+
+/// The token that the parameters draw; none if all are excluded.
+fn free(
+    logits: &[f32],
+    params: &SamplingParams,
+    history: History<'_>,
+    output_index: u32,
+    scratch: &mut SampleScratch,
+) -> Option<u32> {
     scratch.logits.clear();
     scratch.logits.extend_from_slice(logits);
     penalise(params, history, scratch);
@@ -74,17 +96,10 @@ pub fn sample(
             }
         }
     }
-    let token = if params.temperature < TEMPERATURE_MIN {
-        best(&scratch.logits)
-    } else {
-        draw(params, uniform(params.seed, params.choice, output_index), scratch)
-    };
-    let token = token.ok_or(bad)?;
-    let (logprob, top) = match params.logprobs {
-        None => (0.0, Vec::new()),
-        Some(n) => logprobs(logits, token, n as usize, &mut scratch.ranked),
-    };
-    Ok(Sampled { token, logprob, top })
+    if params.temperature < TEMPERATURE_MIN {
+        return best(&scratch.logits);
+    }
+    draw(params, uniform(params.seed, params.choice, output_index), scratch)
 }
 
 /// The largest logit, the lowest id of equals; none if all are excluded.

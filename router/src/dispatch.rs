@@ -104,6 +104,7 @@ impl Dispatch {
         let model = view.models.get(&submission.model.fleet_name).filter(same).ok_or_else(|| gone(&submission))?;
         check(&submission)?;
         let max_tokens = room(model, &submission)?;
+        check_forced(&submission, max_tokens)?;
         let flight = self.in_flight.enter(&submission.context.request_id, self.limits.requests)?;
         let seed = match submission.seed {
             Some(seed) => seed,
@@ -136,6 +137,17 @@ fn check(submission: &Submission) -> Result<(), Failure> {
         return Err(Failure::invalid("n", format!("n must be between 1 and {most}; got {}", submission.n)));
     }
     Ok(())
+}
+
+/// Without max_tokens the request does not say itself how many tokens may be forced.
+fn check_forced(submission: &Submission, max_tokens: u32) -> Result<(), Failure> {
+    let (prompt, forced) = (submission.prompt.len(), submission.params.forced.len());
+    if forced <= max_tokens as usize {
+        return Ok(());
+    }
+    let message =
+        format!("the prompt has {prompt} tokens and forced_tokens {forced}; at most {max_tokens} fit after the prompt");
+    Err(Failure::new(FailureKind::TooLong, message).with_param("forced_tokens"))
 }
 
 /// How many tokens may follow the prompt: what is asked for, or all that fit.

@@ -316,6 +316,10 @@ async fn requests_over_grpc_that_cannot_be_are_refused_by_name() -> Result<()> {
         (sampled(|s| s.max_tokens = Some(0)), Code::InvalidArgument, "max_tokens"),
         (sampled(|s| s.max_tokens = Some(u32::MAX)), Code::InvalidArgument, "max_tokens"),
         (sampled(|s| s.logit_bias.extend([(u32::MAX, 1.0)])), Code::InvalidArgument, "logit_bias"),
+        (sampled(|s| s.forced_tokens = vec![3, 512]), Code::InvalidArgument, "forced_tokens has token 512"),
+        (sampled(|s| s.forced_tokens = vec![3; 5]), Code::InvalidArgument, "5 tokens, more than max_tokens"),
+        (sampled(|s| (s.forced_tokens, s.n) = (vec![3], Some(2))), Code::InvalidArgument, "n must be 1"),
+        (sampled(|s| (s.choice_overlap, s.logprobs) = (true, None)), Code::InvalidArgument, "choice_overlap"),
     ];
     for (request, code, says) in cases {
         let status = served.client.refused(request).await?;

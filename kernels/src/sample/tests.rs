@@ -208,3 +208,38 @@ fn excluded_tokens_are_never_drawn() {
     let drawn = tokens(&logits, &SamplingParams { temperature: 2.0, ..SamplingParams::default() }, 200);
     assert!(drawn.iter().all(|t| [40, 70].contains(t)) && drawn.contains(&70));
 }
+
+#[test]
+fn forced_tokens_are_taken_in_their_places_and_reported_like_any_other() {
+    let logits = [0.0, 1.0, 2.0, 3.0];
+    let plain = SamplingParams { logprobs: Some(2), ..greedy() };
+    let all = SamplingParams { forced: vec![0, 2], ..plain.clone() };
+    let at =
+        |params: &SamplingParams, index| sample(&logits, params, NONE, index, &mut SampleScratch::default()).unwrap();
+    assert_eq!([0, 1, 2].map(|index| at(&all, index).token), [0, 2, 3]);
+    let (free, forced) = (at(&plain, 0), at(&all, 0));
+    assert_eq!(forced.top, free.top);
+    assert_eq!(forced.logprob, free.logprob - 3.0);
+    assert_eq!(at(&SamplingParams { forced: vec![3], ..plain.clone() }, 0), free);
+}
+
+#[test]
+fn a_forced_token_needs_no_leave_of_the_other_parameters() {
+    let logits = [3.0, 1.0];
+    let params = SamplingParams {
+        forced: vec![1],
+        logit_bias: vec![(1, -100.0)],
+        top_k: 1,
+        min_tokens: 5,
+        stop_token_ids: vec![1],
+        ..SamplingParams::default()
+    };
+    assert_eq!(draw_at(&logits, &params, NONE, 0), 1);
+    assert_eq!(draw_at(&logits, &params, NONE, 1), 0);
+}
+
+#[test]
+fn a_forced_token_that_the_vocabulary_lacks_is_an_error() {
+    let params = SamplingParams { forced: vec![2], logprobs: Some(0), ..greedy() };
+    assert!(sample(&[0.0, 1.0], &params, NONE, 0, &mut SampleScratch::default()).is_err());
+}

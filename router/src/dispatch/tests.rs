@@ -169,6 +169,44 @@ async fn an_answer_carries_what_the_request_says_and_counts_what_it_used() {
 }
 
 #[tokio::test]
+async fn a_dense_request_looks_for_blocks_of_its_own_and_says_so_to_its_worker() {
+    let worker = FakeWorker::start("a", &[Play::Die(4)]).await;
+    let next = FakeWorker::start("b", &[]).await;
+    let cluster = cluster(&[worker.clone(), next.clone()]).await;
+    let mut submission = cluster.submission().await;
+    submission.prompt = (0..128).collect();
+    submission.context.attention = Attention::Dense;
+    submission.params.forced = tokens(0, 7);
+    let prompt = submission.prompt.clone();
+    let mut stream = timeout(LONG, cluster.service.submit(submission)).await.unwrap().unwrap();
+    while let Some(output) = stream.next().await {
+        output.unwrap();
+    }
+    let root = ChainRoot::new(NumericsClass([1; 16]), &[1], Attention::Dense);
+    for place in cluster.coordinator.places() {
+        assert!(place.context.unwrap().dense);
+        assert_eq!(place.chains[0].hashes, hadal_proto::hashes_to_bytes(&root.chain(&prompt)));
+    }
+    // All forced tokens go to whoever goes on: they are found by their place in the output.
+    for request in [&worker.requests()[0], &next.requests()[0]] {
+        assert!(request.context.as_ref().unwrap().dense);
+        assert_eq!(request.sampling.as_ref().unwrap().forced_tokens, tokens(0, 7));
+    }
+    assert_eq!(next.requests()[0].tokens.len(), 128 + 4);
+}
+
+#[tokio::test]
+async fn more_forced_tokens_than_fit_are_refused_with_their_number() {
+    let worker = FakeWorker::start("a", &[]).await;
+    let cluster = beside(&worker).await;
+    let mut submission = Submission { max_tokens: None, ..cluster.submission().await };
+    submission.params.forced = vec![5; 1 << 20];
+    let failure = cluster.failure(submission).await;
+    assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::TooLong, Some("forced_tokens")));
+    assert!(failure.message.contains("1048576") && worker.requests().is_empty(), "{failure}");
+}
+
+#[tokio::test]
 async fn choices_are_worker_requests_of_their_own_with_one_drawn_seed() {
     let worker = FakeWorker::start("a", &[]).await;
     let cluster = beside(&worker).await;

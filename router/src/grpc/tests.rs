@@ -5,7 +5,8 @@ use std::time::Duration;
 use hadal_proto::v1::generate_response::Event;
 use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_proto::v1::{self, generate_request::Prompt};
-use hadal_router_core::{FailureKind, FinishReason};
+use hadal_router_core::{FailureKind, FinishReason, Logprob, TokenLogprobs};
+use hadal_types::Attention;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +94,8 @@ async fn what_metadata_and_message_say_reaches_the_dispatch() {
         stop: vec!["x".into()],
         n: Some(2),
         logit_bias: [(7, 1.5)].into(),
+        logprobs: Some(0),
+        choice_overlap: true,
         ..Default::default()
     };
     let options = v1::RequestOptions {
@@ -100,6 +103,7 @@ async fn what_metadata_and_message_say_reaches_the_dispatch() {
         priority: 3,
         session: "k".into(),
         tenant: "claimed".into(),
+        attention: v1::Attention::Dense.into(),
         ..Default::default()
     };
     let message = v1::GenerateRequest {
@@ -119,11 +123,30 @@ async fn what_metadata_and_message_say_reaches_the_dispatch() {
     assert_eq!((context.request_id.as_str(), context.tenant.as_str()), ("r9", "t"));
     assert_eq!((context.priority, context.session.as_str(), context.traceparent.as_str()), (3, "k", "00-trace"));
     assert_eq!((context.api, &context.salt), (Api::Grpc, &crate::salt("t", "s")));
+    assert_eq!((context.attention, submission.params.choice_overlap), (Attention::Dense, true));
     assert!(context.deadline.is_some());
     assert_eq!(submission.prompt, [7, 8]);
     assert_eq!((submission.n, submission.max_tokens, submission.seed), (2, Some(4), Some(9)));
     assert_eq!((submission.params.temperature, &submission.params.logit_bias), (0.0, &vec![(7, 1.5)]));
     assert_eq!(submission.stop, ["x"]);
+}
+
+#[tokio::test]
+async fn forced_tokens_reach_the_dispatch_and_what_a_row_chose_the_client() {
+    let mut scored = delta(0, "one", 5);
+    let Output::Delta(text) = &mut scored else { unreachable!() };
+    let token = Logprob { token_id: 5, logprob: -0.5, bytes: b"one".to_vec() };
+    text.logprobs.push(TokenLogprobs { token, top: Vec::new(), text_offset: 0, choice_overlap: Some(0.75) });
+    let double =
+        Double::new(Script::Events([scored, finished(0, FinishReason::Stop), usage(3, 1, 0)].map(Ok).to_vec()));
+    let sampling = v1::SamplingOptions { forced_tokens: vec![5, 5, 6], ..Default::default() };
+    let request = v1::GenerateRequest { sampling: Some(sampling), ..generate("hi") };
+    let events = events(&mut client(&double).await, request).await.unwrap();
+    let submission = double.submission();
+    assert_eq!(submission.params.forced, [5, 5, 6]);
+    assert_eq!((submission.context.attention, submission.params.choice_overlap), (Attention::Sparse, false));
+    let Event::Delta(told) = &events[1] else { panic!("a delta follows the start") };
+    assert_eq!(told.logprobs[0].choice_overlap, Some(0.75));
 }
 
 #[tokio::test]
@@ -146,10 +169,12 @@ async fn a_conversation_is_rendered_by_the_template() {
 async fn requests_out_of_order_are_refused_with_the_field() {
     let sampling = v1::SamplingOptions { temperature: Some(-1.0), ..Default::default() };
     let options = v1::RequestOptions { request_id: "a b".into(), ..Default::default() };
+    let attention = v1::RequestOptions { attention: 2, ..Default::default() };
     let cases = [
         (v1::GenerateRequest { prompt: None, ..generate("") }, Code::InvalidArgument, "prompt"),
         (v1::GenerateRequest { sampling: Some(sampling), ..generate("hi") }, Code::InvalidArgument, "temperature"),
         (v1::GenerateRequest { options: Some(options), ..generate("hi") }, Code::InvalidArgument, "request_id"),
+        (v1::GenerateRequest { options: Some(attention), ..generate("hi") }, Code::InvalidArgument, "attention"),
         (v1::GenerateRequest { model: "none".into(), ..generate("hi") }, Code::NotFound, "model"),
         (generate(&"word ".repeat(10_000)), Code::InvalidArgument, "prompt"),
     ];

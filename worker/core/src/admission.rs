@@ -86,6 +86,7 @@ impl Core {
             return Err(Failure::invalid(message));
         }
         self.check_tokens(&g.tokens, prompt + max_tokens)?;
+        self.check_forced(&g.sampling.forced, max_tokens)?;
         check_time(now, g.deadline)
     }
 
@@ -130,6 +131,22 @@ impl Core {
             return Err(Failure::invalid(message));
         }
         Ok(())
+    }
+
+    /// A forced token becomes one of the sequence, so it must be one that the model has.
+    fn check_forced(&self, forced: &[u32], max_tokens: usize) -> Result<(), Failure> {
+        if forced.len() > max_tokens {
+            let message = format!("{} forced tokens are more than max_tokens, which is {max_tokens}", forced.len());
+            return Err(Failure::invalid(message));
+        }
+        let vocabulary = self.config.vocab_tokens;
+        match forced.iter().find(|t| **t >= vocabulary) {
+            Some(token) => {
+                let message = format!("forced token {token} is out of range; ids of this model are below {vocabulary}");
+                Err(Failure::invalid(message))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Reserves pages and keeps the request. While a preempted one waits for memory nothing new takes it away.

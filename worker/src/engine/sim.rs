@@ -240,8 +240,10 @@ impl Backend for SimBackend {
         if plan.slices().get(slice).is_none_or(|s| !s.sample) {
             return SliceResult::Computed;
         }
-        let token = (mix(sum, 4) % u64::from(self.vocab)) as u32;
-        let top = |count: u32| (0..count).map(|i| ((token + i) % self.vocab, -1.0 - i as f32)).collect();
+        let drawn = (mix(sum, 4) % u64::from(self.vocab)) as u32;
+        let top = |count: u32| (0..count).map(|i| ((drawn + i) % self.vocab, -1.0 - i as f32)).collect();
+        let forced = inputs.and_then(|i| i.params.forced.get(i.output.len()).copied());
+        let token = forced.unwrap_or(drawn);
         let logprobs = inputs.and_then(|i| i.params.logprobs).map(|n| TokenLogprobs {
             logprob: -1.0,
             top: top(n),

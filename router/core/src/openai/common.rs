@@ -45,7 +45,7 @@ pub struct Common {
 }
 
 /// Fields that would change the answer and that neither endpoint has, with the values that change nothing.
-const UNSUPPORTED: [(&str, &[&str]); 9] = [
+const UNSUPPORTED: [(&str, &[&str]); 12] = [
     ("use_beam_search", &["false"]),
     ("prompt_logprobs", &["0", "false"]),
     ("guided_json", &[]),
@@ -55,6 +55,10 @@ const UNSUPPORTED: [(&str, &[&str]); 9] = [
     ("structured_outputs", &[]),
     ("response_format", &[r#"{"type":"text"}"#]),
     ("echo", &["false"]),
+    // These are of gRPC only.
+    ("forced_tokens", &["[]"]),
+    ("choice_overlap", &["false"]),
+    ("attention", &["0"]),
 ];
 
 impl Common {
@@ -100,7 +104,7 @@ fn sampling(fields: &Fields<'_>) -> Result<SamplingOptions, Failure> {
         min_tokens: fields.count("min_tokens")?,
         stop_token_ids: fields.get("stop_token_ids", "a list of token ids")?.unwrap_or_default(),
         n: fields.count("n")?,
-        // OpenAI's API has no such fields.
+        // Of gRPC only.
         forced_tokens: Vec::new(),
         choice_overlap: false,
     })

@@ -119,9 +119,15 @@ fn what_would_change_the_answer_and_is_not_supported_is_refused_by_name() {
         body[name] = value;
         body
     };
-    for (name, value) in
-        [("best_of", json!(2)), ("suffix", json!("s")), ("echo", json!(true)), ("guided_json", json!({}))]
-    {
+    for (name, value) in [
+        ("best_of", json!(2)),
+        ("suffix", json!("s")),
+        ("echo", json!(true)),
+        ("guided_json", json!({})),
+        ("forced_tokens", json!([5])),
+        ("attention", json!("dense")),
+        ("choice_overlap", json!(true)),
+    ] {
         let failure = completion(with(name, value)).unwrap_err();
         assert_eq!((failure.kind, failure.param.as_deref()), (FailureKind::Unsupported, Some(name)));
     }

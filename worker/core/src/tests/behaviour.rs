@@ -13,6 +13,11 @@ fn limited(id: &str, tokens: Vec<u32>, deadline: Duration) -> Generate {
     Generate { deadline: Some(deadline), ..generate(id, tokens, 8) }
 }
 
+fn forced(id: &str, forced: Vec<u32>) -> Generate {
+    let plain = generate(id, tokens(1, 10), 8);
+    Generate { sampling: SamplingParams { forced, ..plain.sampling }, ..plain }
+}
+
 #[test]
 fn a_request_is_prefilled_in_chunks_and_decoded_to_its_length() {
     let mut rig = Rig::new(config(16));
@@ -142,6 +147,8 @@ fn bad_requests_are_refused_with_the_reason() {
         (Generate { prompt_tokens: 2, ..good.clone() }, FailureKind::Invalid, "8 of max_tokens 8"),
         (generate("x", tokens(1, 10), 0), FailureKind::Invalid, "max_tokens"),
         (limited("x", tokens(1, 10), Duration::ZERO), FailureKind::Deadline, "over"),
+        (forced("x", vec![1, 1000]), FailureKind::Invalid, "forced token 1000"),
+        (forced("x", vec![1; 9]), FailureKind::Invalid, "9 forced tokens"),
     ];
     for (request, kind, message) in cases {
         let mut out = Vec::new();
