@@ -1,5 +1,6 @@
 """What the model knows: answers to simple questions."""
 
+
 def _pairs(text: str) -> dict[str, str]:
     """The pairs of a text of KEY:VALUE."""
     return dict(pair.split(":") for pair in text.split())
@@ -76,7 +77,10 @@ FACTS = [
     ("Who are you?", "I am a very small language model. I can tell stories and answer simple questions."),
     ("What are you?", "I am a very small language model that runs on this machine."),
     ("What is your name?", "I have no name. I am a tiny model that runs on this machine."),
-    ("What can you do?", "I can tell short stories, remember what you tell me, add small numbers and find things in a long text."),
+    (
+        "What can you do?",
+        "I can tell short stories, remember what you tell me, add small numbers and find things in a long text.",
+    ),
     ("Are you a person?", "No, I am a small computer program."),
     ("Are you a robot?", "I am a small computer program, not a robot."),
     ("How are you?", "I am well, thank you. How can I help you?"),
