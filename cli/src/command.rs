@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use hadal_shell::config;
 
-use crate::{chat, check, inspect, parts, up};
+use crate::{chat, check, eval, inspect, parts, up};
 
 const ABOUT: &str = "Serves DeepSeek-V3.2-style language models on a cluster";
 
@@ -15,6 +15,7 @@ Examples:
   hadal up                               a whole cluster in this process, with a tiny built-in model
   hadal up ~/models/DeepSeek-V3.2-Exp    the same with a checkpoint from Hugging Face
   hadal chat                             talk to it
+  hadal eval book.txt                    what sparse attention costs it in quality
   hadal inspect config.json              what a model needs
 
 A cluster of separate processes, on one machine (for several, see docs/configuration.md on TLS):
@@ -51,6 +52,9 @@ pub(crate) enum Command {
     /// Talk to a running cluster from a terminal
     #[command(after_help = chat::HELP)]
     Chat(Box<chat::Options>),
+    /// Measure what sparse attention costs in quality on a running cluster
+    #[command(after_help = eval::HELP)]
+    Eval(Box<eval::Options>),
     /// Print what a model is and needs: parameters, cache, memory; reads no weights
     #[command(after_help = inspect::HELP)]
     Inspect(inspect::Options),

@@ -5,9 +5,11 @@ mod chat;
 mod check;
 mod command;
 mod engine;
+mod eval;
 mod fault;
 mod inspect;
 mod parts;
+mod plot;
 mod progress;
 mod run;
 mod served;
@@ -48,6 +50,7 @@ fn dispatch(command: Command) -> Result<Exit, Fault> {
         Command::Coordinator(options) => run::serve(options.run.clone(), parts::coordinator(*options)),
         Command::Worker(options) => run::serve(options.run.clone(), parts::worker(*options)),
         Command::Chat(options) => run::client(chat::run(*options)),
+        Command::Eval(options) => run::client(eval::run(*options)),
         Command::Inspect(options) => inspect::run(&options),
         Command::Check(options) => check::run(&options),
     }

@@ -1,0 +1,207 @@
+//! Carries out an evaluation: what is asked, in which order, and how much at a time.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hadal_proto::v1::Attention;
+use hadal_shell::exit::Exit;
+use tokio::task::JoinSet;
+
+use super::ask::{Ask, Group, Said};
+use super::needle::{Draws, Needle, resized, right};
+use super::report::{Cached, Recall};
+use super::score::Token;
+use super::text::Window;
+use crate::fault::Fault;
+use crate::progress::Progress;
+
+/// Runs all jobs, at most `limit` at a time; their results are in the jobs' order.
+async fn all<T: Send + 'static>(
+    what: &str,
+    limit: usize,
+    jobs: Vec<impl Future<Output = Result<T, Fault>> + Send + 'static>,
+) -> Result<Vec<T>, Fault> {
+    let (progress, count) = (Progress::new(), jobs.len());
+    let mut results: Vec<Option<T>> = jobs.iter().map(|_| None).collect();
+    let mut waiting = jobs.into_iter().enumerate();
+    // Dropped at the first failure, and that cancels the others on the cluster.
+    let mut running = JoinSet::new();
+    let mut done = 0;
+    loop {
+        while running.len() < limit {
+            let Some((i, job)) = waiting.next() else { break };
+            running.spawn(async move { (i, job.await) });
+        }
+        progress.show(|| format!("{what}: {done} of {count}"));
+        match running.join_next().await {
+            None => return Ok(results.into_iter().flatten().collect()),
+            Some(Err(broken)) => return Err(Fault::new(Exit::Software, broken)),
+            Some(Ok((i, result))) => results[i] = Some(result?),
+        }
+        done += 1;
+    }
+}
+
+/// Both kinds, in the order in which results come in pairs.
+const KINDS: [Attention; 2] = [Attention::Unspecified, Attention::Dense];
+
+/// The first tokens of a window, to see what the model can do before the long part.
+const PROBE_TOKENS: usize = 8;
+
+/// Whether the model chooses what to attend to: only then does it tell how choices overlap.
+pub(super) async fn chooses(ask: &Ask, window: &Window) -> Result<bool, Fault> {
+    let mut probe = window.clone();
+    probe.forced.truncate(PROBE_TOKENS);
+    let said = ask.score(&probe, Attention::Unspecified).await?;
+    Ok(said.iter().any(|said| said.overlap.is_some()))
+}
+
+/// Scores all windows both ways.
+pub(super) async fn scored(ask: &Ask, windows: Vec<Window>, limit: usize) -> Result<Vec<Token>, Fault> {
+    let score = |window: Window, kind| {
+        let ask = ask.clone();
+        async move { ask.score(&window, kind).await }
+    };
+    let begins: Vec<usize> = windows.iter().map(|window| window.prompt.len()).collect();
+    let jobs = windows.into_iter().flat_map(|window| KINDS.map(|kind| score(window.clone(), kind))).collect();
+    let said = all("perplexity, windows of text", limit, jobs).await?;
+    let window = |(pair, begin): (&[Vec<Said>], &usize)| paired(&pair[0], &pair[1], *begin);
+    Ok(said.chunks_exact(2).zip(&begins).flat_map(window).collect())
+}
+
+fn paired(sparse: &[Said], dense: &[Said], begin: usize) -> Vec<Token> {
+    let token = |((sparse, dense), position): ((&Said, &Said), usize)| Token {
+        position,
+        sparse: sparse.loss,
+        dense: dense.loss,
+        overlap: sparse.overlap,
+    };
+    sparse.iter().zip(dense).zip(begin..).map(token).collect()
+}
+
+/// Where needles are hidden and how they are asked for.
+#[derive(Clone)]
+pub(super) struct Haystack {
+    pub(super) ask: Ask,
+    /// What the filler is taken from.
+    pub(super) text: std::sync::Arc<str>,
+    pub(super) prefix: Vec<u32>,
+    pub(super) bytes_per_token: f64,
+    /// Facts beside the one asked for.
+    pub(super) others: usize,
+    /// Whether there is a chat template.
+    pub(super) chats: bool,
+}
+
+/// Tokens of the text before the fact.
+const HEAD_TOKENS: f64 = 64.0;
+
+/// How often the filler is sized anew; it is near after the second time.
+const SIZES_MAX: usize = 5;
+
+impl Haystack {
+    /// A needle, and the text with it so that the fact is `distance` tokens before the end.
+    async fn hidden(&self, distance: usize, index: usize, others: usize) -> Result<(Needle, String), Fault> {
+        let head = HEAD_TOKENS * self.bytes_per_token;
+        let needle = Needle::new(&self.text, &mut Draws::of(distance, index), others, head as usize);
+        let mut bytes = (distance as f64 * self.bytes_per_token) as usize;
+        let mut tokens = 0;
+        for _ in 0..SIZES_MAX {
+            let after = needle.after(&self.text, bytes);
+            tokens = self.ask.tokens(&after, &self.prefix, usize::MAX).await?.0.len();
+            match resized(bytes, tokens, distance, self.bytes_per_token) {
+                None => {
+                    let text = needle.text(&after);
+                    return Ok((needle, text));
+                }
+                Some(next) => bytes = next,
+            }
+        }
+        let why = format!("no text of {distance} tokens can be made with {others} other facts (they give {tokens})");
+        Err(Fault::say(Exit::Usage, format!("{why}; give fewer --others or longer --distances")))
+    }
+
+    async fn found(self, distance: usize, index: usize) -> Result<[bool; 2], Fault> {
+        let (needle, text) = self.hidden(distance, index, self.others).await?;
+        let asked = &needle.facts[0];
+        let mut found = [false; 2];
+        for (kind, found) in KINDS.into_iter().zip(&mut found) {
+            let answer = self.ask.answer((&text, &asked.question()), self.chats, kind, &Group::default()).await?;
+            *found = right(&answer.text, asked, &needle.facts);
+        }
+        Ok(found)
+    }
+
+    /// Asks for `needles` facts at every distance.
+    pub(super) async fn recall(&self, distances: &[usize], needles: usize, limit: usize) -> Result<Vec<Recall>, Fault> {
+        let ask = |distance: usize| (0..needles).map(move |index| self.clone().found(distance, index));
+        let found = all("needles", limit, distances.iter().flat_map(|distance| ask(*distance)).collect()).await?;
+        let row = |(distance, found): (&usize, &[[bool; 2]])| {
+            let count = |kind: usize| found.iter().filter(|found| found[kind]).count();
+            Recall { distance: *distance, asked: found.len(), sparse: count(0), dense: count(1) }
+        };
+        Ok(distances.iter().zip(found.chunks(needles.max(1))).map(row).collect())
+    }
+
+    /// One conversation: asked about another fact first, so that its text is cached; then for the needle; then for the
+    /// needle where nothing is cached.
+    async fn again(self, distance: usize, index: usize, kind: Attention, run: String) -> Result<Cached, Fault> {
+        let (needle, text) = self.hidden(distance, index, self.others.max(1)).await?;
+        let [asked, other] = [&needle.facts[0], &needle.facts[1]];
+        let group = |salt: &str| Group {
+            salt: format!("{run}-{salt}"),
+            session: format!("{run}-{index}-{}", kind.as_str_name()),
+        };
+        let answer = async |fact: &super::needle::Fact, salt: &str| {
+            self.ask.answer((&text, &fact.question()), self.chats, kind, &group(salt)).await
+        };
+        answer(other, "warm").await?;
+        let warm = answer(asked, "warm").await?;
+        let cold = answer(asked, "cold").await?;
+        Ok(Cached {
+            asked: 1,
+            cached: usize::from(warm.cached_tokens > 0),
+            same: usize::from(warm.text == cold.text),
+            right: usize::from(right(&warm.text, asked, &needle.facts)),
+            cached_tokens: warm.cached_tokens.into(),
+            prompt_tokens: warm.prompt_tokens.into(),
+        })
+    }
+
+    /// Asks through the prefix cache: sparse and dense.
+    pub(super) async fn cached(&self, distance: usize, count: usize, limit: usize) -> Result<[Cached; 2], Fault> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        // Of this run alone: what an earlier one left in caches must not be found.
+        let run = format!("eval-{since:x}");
+        let of = |index: usize| KINDS.map(|kind| self.clone().again(distance, index, kind, run.clone()));
+        let all = all("needles through the prefix cache", limit, (0..count).flat_map(of).collect()).await?;
+        let sum = |kind: usize| all.iter().skip(kind).step_by(2).fold(Cached::default(), |sum, one| sum.plus(one));
+        Ok([sum(0), sum(1)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn results_come_in_order_whatever_ends_first() {
+        let jobs = (0..20u32).map(|i| async move {
+            for _ in 0..(20 - i) {
+                tokio::task::yield_now().await;
+            }
+            Ok(i)
+        });
+        assert_eq!(all("test", 7, jobs.collect()).await.unwrap(), (0..20).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_ends_all() {
+        let jobs = (0..3).map(|i| async move {
+            match i {
+                1 => Err(Fault::say(Exit::Data, "one")),
+                _ => std::future::pending::<Result<(), _>>().await,
+            }
+        });
+        assert_eq!(all("test", 3, jobs.collect()).await.unwrap_err().exit, Exit::Data);
+    }
+}
