@@ -2,6 +2,7 @@
 //! [`Engine`] is what workers of one process share.
 
 mod model;
+mod overlap;
 pub(crate) mod sim;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ mod indexer;
 mod mlp;
 
 use hadal_kernels::{Ctx, NotFinite, linear, rms_norm, rope_angles};
-use hadal_types::{BLOCK_TOKENS, LayerId, Part};
+use hadal_types::{Attention, BLOCK_TOKENS, LayerId, Part};
 
 use crate::cache::Cache;
 use crate::model::Model;
@@ -94,6 +94,11 @@ impl<'a> Batch<'a> {
             row += slice.tokens.len();
             (number, first, slice)
         })
+    }
+
+    /// Whether any slice wants a choice of positions.
+    pub(crate) fn chooses(&self) -> bool {
+        self.slices.iter().any(|s| s.attention == Attention::Sparse)
     }
 
     /// The slice that a row belongs to, with its first row.

@@ -21,12 +21,17 @@ pub trait Probe {
     /// All rows of a layer are in the cache.
     fn written(&mut self, layer: LayerId, cache: &Cache);
 
-    /// Whether the calls below are wanted: they cost time.
+    /// Whether all calls below are wanted: they cost time.
     fn details(&self) -> bool {
         false
     }
 
-    /// A layer chose these positions, ascending.
+    /// Whether `chose` is called, which costs little.
+    fn choices(&self) -> bool {
+        self.details()
+    }
+
+    /// A layer with an indexer of its own chose these positions, ascending. Not called for rows of dense attention.
     fn chose(&mut self, _layer: LayerId, _row: usize, _positions: &[u32], _margin: Margin) {}
 
     /// A layer sent a row to these experts.

@@ -1,6 +1,6 @@
 //! What one step computes: slices of sequences, each with the pages that hold its rows.
 
-use hadal_types::Part;
+use hadal_types::{Attention, Part};
 
 /// Which rows of a slice get logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Slice<'a> {
     pub pages: [&'a [u32]; Part::ALL.len()],
     /// Which logits are wanted.
     pub logits: Logits,
+    /// What the tokens attend to, in every step of the sequence. A model without an indexer knows one kind only.
+    pub attention: Attention,
 }
 
 /// A batch of slices, of one sequence each. Two slices of one sequence may not be in one step.

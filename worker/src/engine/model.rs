@@ -7,6 +7,7 @@ use hadal_model::{Cache, Logits, Model, Slice, Step, Workspace};
 use hadal_types::{LayerId, Part, StoreId};
 use hadal_worker_core::{Plan, SampleInputs, Sampled, SliceResult, TokenLogprobs};
 
+use super::overlap::{Asked, Overlaps, Watch};
 use super::{Backend, EngineError, Pages};
 
 pub(super) struct ModelBackend {
@@ -14,13 +15,14 @@ pub(super) struct ModelBackend {
     cache: Cache,
     workspace: Workspace,
     scratch: SampleScratch,
+    overlaps: Overlaps,
 }
 
 impl ModelBackend {
     pub(super) fn new(model: Arc<Model>, pages: &[(Part, u32)], rows_max: usize) -> Self {
         let cache = model.new_cache(pages);
         let workspace = model.new_workspace(rows_max);
-        Self { model, cache, workspace, scratch: SampleScratch::default() }
+        Self { model, cache, workspace, scratch: SampleScratch::default(), overlaps: Overlaps::default() }
     }
 }
 
@@ -37,11 +39,12 @@ impl Backend for ModelBackend {
             start: slice.start,
             pages: Part::ALL.map(|part| plan.pages(slice, part)),
             logits: if slice.sample { Logits::Last } else { Logits::None },
+            attention: slice.attention,
         });
         let step = Step { slices: slices.collect() };
-        let computed = self.model.forward(&step, &mut self.cache, &mut self.workspace, &mut |layer, cache| {
-            on_layer(layer, cache);
-        });
+        self.overlaps.begin(asked(plan));
+        let mut watch = Watch { overlaps: &mut self.overlaps, on_layer: &mut |layer, cache| on_layer(layer, cache) };
+        let computed = self.model.forward_probed(&step, &mut self.cache, &mut self.workspace, &mut watch);
         computed.map_err(|e| EngineError(e.to_string()))
     }
 
@@ -57,10 +60,11 @@ impl Backend for ModelBackend {
         let index = inputs.output.len() as u32;
         match sample(self.workspace.logits(slice), inputs.params, history, index, &mut self.scratch) {
             Ok(drawn) => {
+                let choice_overlap = plan.slices().get(slice).and_then(|s| self.overlaps.of(s.request));
                 let logprobs = inputs.params.logprobs.map(|_| TokenLogprobs {
                     logprob: drawn.logprob,
                     top: drawn.top,
-                    choice_overlap: None,
+                    choice_overlap,
                 });
                 SliceResult::Token(Sampled { token: drawn.token, logprobs })
             }
@@ -78,4 +82,15 @@ impl Backend for ModelBackend {
     fn write_page(&mut self, store: StoreId, page: u32, bytes: &[u8]) -> Result<(), EngineError> {
         self.cache.write_page(store, page, bytes).map_err(|e| EngineError(e.to_string()))
     }
+}
+
+/// The rows of a step whose overlap is asked for.
+fn asked(plan: &Plan) -> impl Iterator<Item = Asked> {
+    let mut rows = 0;
+    plan.slices().iter().filter_map(move |slice| {
+        let tokens = plan.tokens(slice).len();
+        rows += tokens;
+        let last = Asked { request: slice.request, row: rows - 1, position: slice.start + tokens as u32 - 1 };
+        slice.choice_overlap.then_some(last)
+    })
 }

@@ -30,6 +30,42 @@ async fn a_pair_answers_like_one_worker() {
 }
 
 #[tokio::test]
+async fn forced_tokens_begin_the_output_which_then_goes_on_by_itself() {
+    let engine = sim();
+    let alone = worker(config(Role::Mixed, "alone"), &engine).await;
+    let router = Router::new(&alone, &engine);
+    let ask = |id: &'static str, forced: Vec<u32>| {
+        let mut request = router.request(id, &prompt(1, 100), 20);
+        request.sampling.as_mut().unwrap().forced_tokens = forced;
+        router.ask(request)
+    };
+    let free = ask("free", Vec::new()).await;
+    let agreed = ask("agreed", free.tokens[..7].to_vec()).await;
+    assert_eq!((&agreed.tokens, &agreed.logprobs), (&free.tokens, &free.logprobs));
+    let other = ask("other", vec![5; 20]).await;
+    assert_eq!((other.tokens, other.error), (vec![5; 20], None));
+    let refused = ask("refused", vec![5, engine.info().vocab_tokens]).await;
+    assert_eq!(refused.error.unwrap().kind(), w::error::Kind::Invalid);
+}
+
+#[tokio::test]
+async fn dense_requests_find_no_blocks_of_others_on_either_worker() {
+    let engine = sim();
+    let prefill = worker(config(Role::Prefill, "p"), &engine).await;
+    let decode = worker(config(Role::Decode, "d"), &engine).await;
+    let router = Router::new(&decode, &engine);
+    let ask = |id: &'static str, dense: bool| {
+        let mut request = router.request(id, &prompt(1, 500), 10);
+        request.prefill = Some(reference(&prefill));
+        request.context.as_mut().unwrap().dense = dense;
+        router.ask(request)
+    };
+    for (id, dense, cached) in [("a", false, 0), ("b", true, 0), ("c", true, 448), ("d", false, 448)] {
+        assert_eq!(ask(id, dense).await.started.unwrap().cached_tokens, cached, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn requests_at_once_answer_like_requests_alone() {
     let engine = sim();
     let alone = worker(config(Role::Mixed, "alone"), &engine).await;

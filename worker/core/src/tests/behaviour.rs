@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hadal_types::{Part, SamplingParams};
+use hadal_types::{Attention, Part, SamplingParams};
 
 use super::engine::{Fault, about};
 use super::rig::{Rig, reference};
@@ -69,6 +69,43 @@ fn a_prefix_is_reused_but_the_last_token_is_always_computed() {
     assert_eq!(rig.watched[&salted].started, Some((0, false)), "another tenant's blocks are not seen");
     rig.run();
     rig.assert_idle();
+}
+
+#[test]
+fn dense_requests_share_blocks_among_themselves_alone_and_the_plan_tells_them() {
+    let mut rig = Rig::new(config(16));
+    let dense = |id| Generate { attention: Attention::Dense, ..generate(id, tokens(1, 129), 1) };
+    rig.generate(generate("a", tokens(1, 129), 1));
+    rig.run();
+    let (first, _) = rig.generate(dense("b"));
+    assert_eq!(rig.watched[&first].started, Some((0, false)));
+    rig.generate(generate("c", tokens(1, 129), 1));
+    rig.begin_step();
+    let planned: Vec<_> = rig.plan.slices().iter().map(|s| (s.request == first, s.attention)).collect();
+    assert_eq!(planned, [(false, Attention::Sparse), (true, Attention::Dense)]);
+    rig.end_step(Fault::None, &mut |_, _| ());
+    let (again, _) = rig.generate(dense("d"));
+    assert_eq!(rig.watched[&again].started, Some((128, false)));
+    rig.run();
+    rig.assert_idle();
+}
+
+#[test]
+fn the_overlap_of_choices_is_asked_for_where_a_row_is_sampled() {
+    let mut rig = Rig::new(config(16));
+    let plain = generate("a", tokens(1, 300), 3);
+    let sampling = SamplingParams { logprobs: Some(0), choice_overlap: true, ..plain.sampling.clone() };
+    rig.generate(Generate { sampling, ..plain });
+    rig.generate(generate("b", tokens(2, 10), 3));
+    let mut asked = Vec::new();
+    while rig.begin_step().is_empty() && rig.stepping {
+        asked.push(rig.plan.slices().iter().map(|s| s.choice_overlap).collect::<Vec<_>>());
+        rig.end_step(Fault::None, &mut |_, _| ());
+    }
+    // A chunk that is not sampled, the end of the prompt beside the other's decode, then decodes of one or both.
+    assert_eq!(asked[0], [false]);
+    assert!(asked[1..].iter().all(|step| step.contains(&true)), "{asked:?}");
+    assert!(asked[1..].iter().all(|step| step.iter().filter(|a| **a).count() == 1), "{asked:?}");
 }
 
 #[test]

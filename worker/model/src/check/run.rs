@@ -1,7 +1,7 @@
 //! Runs one golden prompt and compares.
 
 use hadal_kernels::Margin;
-use hadal_types::{LayerId, Part, blocks_for};
+use hadal_types::{Attention, LayerId, Part, blocks_for};
 
 use super::golden::{Golden, GoldenError, Prompt};
 use super::report::{Choices, Constants, LayerMargin, PromptReport};
@@ -114,7 +114,7 @@ pub(super) fn prompt(
     let mut logits: Vec<f32> = Vec::with_capacity(ids.len() * model.config.vocab);
     for (number, tokens) in ids.chunks(chunk).enumerate() {
         seen.first = number * chunk;
-        let slice = Slice { tokens, start: seen.first as u32, pages: [&pages, &pages], logits: Logits::All };
+        let slice = slice_of(tokens, seen.first as u32, &pages);
         let step = Step { slices: vec![slice] };
         model.forward_probed(&step, &mut cache, &mut ws, &mut seen).map_err(failed)?;
         logits.extend(ws.logits(0));
@@ -204,10 +204,15 @@ fn drafts(
     let margins = golden.floats(&format!("{prompt}.mtp_margin"), rows).map_err(DraftError::Golden)?;
     let (Some(want), Some(margins), true) = (want, margins, model.config.draft_layers() > 0) else { return Ok(None) };
     let pages: Vec<u32> = (0..blocks_for(rows as u64) as u32).collect();
-    let slice = Slice { tokens: &ids[1..], start: 0, pages: [&pages, &pages], logits: Logits::All };
+    let slice = slice_of(&ids[1..], 0, &pages);
     let mut ws = model.new_workspace(rows);
     let hidden = &last_hidden[..rows * model.config.hidden];
     forward::draft(model, &Step { slices: vec![slice] }, hidden, cache, &mut ws).map_err(DraftError::Forward)?;
     let pairs = want.chunks_exact(vocab).zip(ws.logits(0).chunks_exact(vocab)).zip(margins);
     Ok(Some(pairs.filter(|(_, m)| *m > MTP_MARGIN_MIN).map(|((a, b), _)| largest(a, b)).fold(0.0, f32::max)))
+}
+
+/// Tokens of the one sequence of a run.
+fn slice_of<'a>(tokens: &'a [u32], start: u32, pages: &'a [u32]) -> Slice<'a> {
+    Slice { tokens, start, pages: [pages, pages], logits: Logits::All, attention: Attention::Sparse }
 }

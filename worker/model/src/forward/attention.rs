@@ -3,7 +3,7 @@
 use hadal_kernels::{
     AttentionRows, AttentionShape, Keys, Paged, Product, RopeLayout, linear, linear_many, mla_attention, rms_norm, rope,
 };
-use hadal_types::{Part, StoreId};
+use hadal_types::{Attention as Kind, Part, StoreId};
 
 use super::{Layer, indexer, slot};
 use crate::cache::Cache;
@@ -150,7 +150,8 @@ fn attend(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace) {
         .filter_map(|(_, first, slice)| {
             // Pages were checked before the first layer, so that none is missing here.
             let cache = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Latent.index()]).ok()?;
-            let keys = if all { Keys::All } else { Keys::Chosen { choice: &ws.choice, first } };
+            let dense = all || slice.attention == Kind::Dense;
+            let keys = if dense { Keys::All } else { Keys::Chosen { choice: &ws.choice, first } };
             Some(AttentionRows { cache, start: slice.start, rows: slice.tokens.len(), keys })
         })
         .collect();

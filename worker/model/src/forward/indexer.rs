@@ -1,9 +1,10 @@
-//! The lightning indexer: writes the step's index keys, then chooses the rows that attention reads.
+//! The lightning indexer: writes the step's index keys, then chooses the rows that attention reads, but for slices of
+//! dense attention. Their keys are written all the same: a page has its rows in every part.
 
 use hadal_kernels::{
     IndexQueries, IndexRows, IndexShape, NotFinite, Paged, RopeLayout, index_select, layer_norm, linear, rope,
 };
-use hadal_types::{Choice, Part, StoreId};
+use hadal_types::{Attention, Choice, Part, StoreId};
 
 use super::{Batch, Layer, exact, slot};
 use crate::cache::{Cache, Pool};
@@ -26,17 +27,22 @@ pub(super) fn run(
 ) {
     let Some(indexer) = layer.model.config.indexer else { return };
     let Choice::Own { scores: store, .. } = layer.model.all.layers[layer.number].choice else { return };
-    project(layer, weights, &indexer, ws);
     encode(layer, weights, &mut cache.pools[store.0 as usize], ws);
+    if !layer.batch.chooses() {
+        return;
+    }
+    project(layer, weights, &indexer, ws);
     select(layer, &indexer, cache, store, ws);
-    if probe.details() {
-        for row in 0..layer.batch.rows {
-            probe.chose(layer.id(), row, ws.choice.row(row), ws.choice.margins()[row]);
+    if probe.choices() {
+        for (_, first, slice) in layer.batch.iter().filter(|(_, _, s)| s.attention == Attention::Sparse) {
+            for row in first..first + slice.tokens.len() {
+                probe.chose(layer.id(), row, ws.choice.row(row), ws.choice.margins()[row]);
+            }
         }
     }
 }
 
-/// Queries, keys before their norm, and the heads' weights.
+/// Queries and the heads' weights, of all rows: dense ones among them are few, if there are any.
 fn project(layer: &Layer<'_>, weights: &IndexerWeights, indexer: &Indexer, ws: &mut Workspace) {
     let (model, config, rows) = (layer.model, &layer.model.config, layer.batch.rows);
     let normed = &ws.normed[..rows * config.hidden];
@@ -51,7 +57,6 @@ fn project(layer: &Layer<'_>, weights: &IndexerWeights, indexer: &Indexer, ws: &
             rope(&mut head[..turned], &ws.cos[angles.clone()], &ws.sin[angles.clone()], rope_layout(indexer));
         }
     }
-    linear(&model.ctx, &weights.key, normed, &mut ws.index.key[..rows * indexer.dim]);
     let w = &mut ws.index.w[..rows * indexer.heads];
     linear(exact(model), &weights.heads, normed, w);
     let factor = 1.0 / (indexer.heads as f32).sqrt();
@@ -62,11 +67,13 @@ fn rope_layout(indexer: &Indexer) -> RopeLayout {
     if indexer.interleaved { RopeLayout::Interleaved } else { RopeLayout::Half }
 }
 
-/// Norms, rotates and writes the step's keys.
+/// Computes, norms, rotates and writes the step's keys.
 fn encode(layer: &Layer<'_>, weights: &IndexerWeights, pool: &mut Pool, ws: &mut Workspace) {
     let (config, rows) = (&layer.model.config, layer.batch.rows);
     let Some(indexer) = config.indexer else { return };
     let (dim, turned, half) = (indexer.dim, config.rope_dim, config.rope_dim / 2);
+    let normed = &ws.normed[..rows * config.hidden];
+    linear(&layer.model.ctx, &weights.key, normed, &mut ws.index.key[..rows * dim]);
     let keys = &mut ws.index.key_normed[..rows * dim];
     layer_norm(&ws.index.key[..rows * dim], &weights.key_norm, &weights.key_bias, KEY_EPS, keys);
     let codec = index_codec(config, layer.model.kv);
@@ -82,7 +89,8 @@ fn encode(layer: &Layer<'_>, weights: &IndexerWeights, pool: &mut Pool, ws: &mut
 }
 
 /// Chooses for every row. A slice whose scores are not numbers is marked, and the choice is made again with that slice
-/// reading its first row only, so that the others are not disturbed.
+/// reading its first row only, so that the others are not disturbed. Dense slices, which read no choice, have the same
+/// in its place, so that rows of the choice are rows of the step.
 fn select(layer: &Layer<'_>, indexer: &Indexer, cache: &Cache, store: StoreId, ws: &mut Workspace) {
     let (model, rows) = (layer.model, layer.batch.rows);
     let pool = &cache.pools[store.0 as usize];
@@ -106,9 +114,10 @@ fn sequences<'a>(batch: &Batch<'a>, pool: &'a Pool, failures: &[Option<NotFinite
     let mut out = Vec::with_capacity(batch.slices.len());
     for (number, _, slice) in batch.iter() {
         let Ok(keys) = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Index.index()]) else { continue };
-        match failures[number] {
-            None => out.push(IndexRows { keys, start: slice.start, rows: slice.tokens.len() }),
-            Some(_) => out.extend(slice.tokens.iter().map(|_| IndexRows { keys, start: 0, rows: 1 })),
+        if failures[number].is_none() && slice.attention == Attention::Sparse {
+            out.push(IndexRows { keys, start: slice.start, rows: slice.tokens.len() });
+        } else {
+            out.extend(slice.tokens.iter().map(|_| IndexRows { keys, start: 0, rows: 1 }));
         }
     }
     out

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hadal_types::{BLOCK_TOKENS, StoreId, blocks_for};
+use hadal_types::{Attention, BLOCK_TOKENS, StoreId, blocks_for};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -43,9 +43,14 @@ fn tokens(seed: u32, len: usize) -> Vec<u32> {
 
 /// Logits of every position, by one step a sequence in pages of ascending order.
 fn reference(model: &Model, tokens: &[u32], cache: &mut Cache) -> Vec<u32> {
+    attending(model, tokens, Attention::Sparse, cache)
+}
+
+/// The same with any attention.
+fn attending(model: &Model, tokens: &[u32], attention: Attention, cache: &mut Cache) -> Vec<u32> {
     let pages: Vec<u32> = (0..blocks_for(tokens.len() as u64) as u32).collect();
     let mut ws = model.new_workspace(tokens.len());
-    let slice = Slice { tokens, start: 0, pages: [&pages, &pages], logits: Logits::All };
+    let slice = Slice { tokens, start: 0, pages: [&pages, &pages], logits: Logits::All, attention };
     model.forward(&Step { slices: vec![slice] }, cache, &mut ws, &mut |_, _| {}).unwrap();
     bits(ws.logits(0))
 }
@@ -67,6 +72,7 @@ fn rows(model: &Model, cache: &Cache, pages: &[Vec<u32>; 2]) -> Vec<Vec<u8>> {
 #[derive(Clone, Debug)]
 struct Plan {
     lengths: Vec<usize>,
+    attention: Vec<Attention>,
     /// Pages of each part, shuffled.
     pages: [Vec<u32>; 2],
     /// Sizes of chunks, taken in turn; 0 leaves the sequence out of the step.
@@ -77,7 +83,13 @@ fn plans() -> impl Strategy<Value = Plan> {
     let pages = || Just((0..PAGES).collect::<Vec<u32>>()).prop_shuffle();
     let lengths = prop::collection::vec(1usize..=110, 1..=4);
     let chunks = prop::collection::vec(prop_oneof![Just(0usize), Just(1), Just(63), Just(64), 1usize..80], 5..20);
-    (lengths, pages(), pages(), chunks).prop_map(|(lengths, a, b, chunks)| Plan { lengths, pages: [a, b], chunks })
+    let attention = prop::collection::vec(prop_oneof![Just(Attention::Sparse), Just(Attention::Dense)], 4);
+    (lengths, attention, pages(), pages(), chunks).prop_map(|(lengths, attention, a, b, chunks)| Plan {
+        lengths,
+        attention,
+        pages: [a, b],
+        chunks,
+    })
 }
 
 /// The answers of one sequence.
@@ -111,7 +123,8 @@ fn run(model: &Model, plan: &Plan) -> Vec<Answer> {
             if n > 0 {
                 let [a, b] = &lists[i];
                 let tokens = &s[done[i]..done[i] + n];
-                slices.push(Slice { tokens, start: done[i] as u32, pages: [a, b], logits: Logits::All });
+                let (start, attention) = (done[i] as u32, plan.attention[i]);
+                slices.push(Slice { tokens, start, pages: [a, b], logits: Logits::All, attention });
                 members.push(i);
                 done[i] += n;
             }
@@ -137,7 +150,7 @@ fn holds_for_random_plans(model: &Model, cases: u32) {
     let law = |plan: Plan| {
         for (i, (answer, &len)) in run(model, &plan).iter().zip(&plan.lengths).enumerate() {
             let mut alone = cache(model);
-            let logits = reference(model, &tokens(i as u32 + len as u32, len), &mut alone);
+            let logits = attending(model, &tokens(i as u32 + len as u32, len), plan.attention[i], &mut alone);
             let pages: Vec<u32> = (0..blocks_for(len as u64) as u32).collect();
             prop_assert!(answer.logits == logits, "logits of sequence {i} differ");
             prop_assert!(answer.rows == rows(model, &alone, &[pages.clone(), pages]), "rows of sequence {i} differ");
@@ -179,8 +192,13 @@ fn decoding_leaves_the_bytes_that_a_prefill_of_the_same_tokens_leaves() {
             let mut ws = model.new_workspace(90);
             let (mut whole, mut stepped) = (cache(&model), cache(&model));
             let mut forward = |cache: &mut Cache, from: usize, to: usize| {
-                let slice =
-                    Slice { tokens: &ids[from..to], start: from as u32, pages: [&pages; 2], logits: Logits::Last };
+                let slice = Slice {
+                    tokens: &ids[from..to],
+                    start: from as u32,
+                    pages: [&pages; 2],
+                    logits: Logits::Last,
+                    attention: Attention::Sparse,
+                };
                 model.forward(&Step { slices: vec![slice] }, cache, &mut ws, &mut |_, _| {}).unwrap();
                 bits(ws.logits(0))
             };
@@ -210,9 +228,75 @@ fn rows_that_come_from_another_worker_continue_with_the_same_bits() {
         }
     }
     let mut ws = model.new_workspace(1);
-    let slice = Slice { tokens: &ids[99..], start: 99, pages: [&pages[0], &pages[1]], logits: Logits::Last };
+    let slice = Slice {
+        tokens: &ids[99..],
+        start: 99,
+        pages: [&pages[0], &pages[1]],
+        logits: Logits::Last,
+        attention: Attention::Sparse,
+    };
     model.forward(&Step { slices: vec![slice] }, &mut decode, &mut ws, &mut |_, _| {}).unwrap();
     assert!(bits(ws.logits(0)) == want[99 * 512..]);
+}
+
+#[test]
+fn dense_attention_reads_what_the_choice_leaves_out_and_nothing_else_changes() {
+    let ids = tokens(7, 100);
+    for name in DSA {
+        let model = load(name, Dtype::F32, KvEncoding::F32);
+        let topk = model.config().indexer.unwrap().topk;
+        let (mut sparse_cache, mut dense_cache) = (cache(&model), cache(&model));
+        let sparse = attending(&model, &ids, Attention::Sparse, &mut sparse_cache);
+        let dense = attending(&model, &ids, Attention::Dense, &mut dense_cache);
+        let (vocab, same) = (model.vocab() as usize, topk * model.vocab() as usize);
+        assert!(sparse[..same] == dense[..same], "{name}: while everything is chosen there is no difference");
+        assert!(sparse[same..].chunks(vocab).zip(dense[same..].chunks(vocab)).all(|(s, d)| s != d), "{name}");
+        // The rows of the first layer are of the embeddings alone, so that the index must be there as well.
+        for store in model.geometry().stores_owned_by(LayerId(0)) {
+            assert_eq!(sparse_cache.page(store, 1).unwrap(), dense_cache.page(store, 1).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_model_without_an_indexer_knows_one_attention() {
+    let model = load("deepseek_v3", Dtype::F32, KvEncoding::F32);
+    let ids = tokens(7, 100);
+    let dense = attending(&model, &ids, Attention::Dense, &mut cache(&model));
+    assert!(reference(&model, &ids, &mut cache(&model)) == dense);
+}
+
+/// Sees which rows chose.
+#[derive(Default)]
+struct Choosing(Vec<(u32, usize, usize)>);
+
+impl Probe for Choosing {
+    fn written(&mut self, _: LayerId, _: &Cache) {}
+
+    fn choices(&self) -> bool {
+        true
+    }
+
+    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], _: hadal_kernels::Margin) {
+        self.0.push((layer.0, row, positions.len()));
+    }
+}
+
+#[test]
+fn choices_are_shown_of_layers_that_choose_and_of_rows_that_are_not_dense() {
+    let model = load("glm_moe_dsa", Dtype::F32, KvEncoding::F32);
+    let ids = tokens(2, 40);
+    let (a, b) = ([5], [6]);
+    let slice = |pages, attention| Slice { tokens: &ids, start: 0, pages: [pages; 2], logits: Logits::None, attention };
+    let step = Step { slices: vec![slice(&a[..], Attention::Dense), slice(&b[..], Attention::Sparse)] };
+    let mut seen = Choosing::default();
+    let (mut cache, mut ws) = (cache(&model), model.new_workspace(80));
+    model.forward_probed(&step, &mut cache, &mut ws, &mut seen).unwrap();
+    let topk = model.config().indexer.unwrap().topk;
+    let chooses = |l: &u32| model.config().layers[*l as usize].choice == crate::config::LayerChoice::Own;
+    let layers = (0..model.config().main_layers() as u32).filter(chooses);
+    let expected: Vec<_> = layers.flat_map(|l| (0..40).map(move |p| (l, 40 + p, (p + 1).min(topk)))).collect();
+    assert_eq!(seen.0, expected);
 }
 
 #[test]
@@ -231,7 +315,8 @@ fn a_layer_is_reported_when_its_rows_are_in_the_cache() {
     let mut cache = cache(&model);
     let mut ws = model.new_workspace(20);
     let mut seen: HashMap<u32, usize> = HashMap::new();
-    let slice = Slice { tokens: &ids, start: 0, pages: [&pages; 2], logits: Logits::None };
+    let slice =
+        Slice { tokens: &ids, start: 0, pages: [&pages; 2], logits: Logits::None, attention: Attention::Sparse };
     let mut on_layer = |layer: LayerId, cache: &Cache| {
         let written = model.geometry().stores_owned_by(layer);
         let filled = written.filter(|&s| cache.page(s, 5).unwrap()[..128].iter().any(|&b| b != 0));
@@ -256,7 +341,13 @@ fn numbers_that_are_not_finite_end_their_own_slice_only() {
             cache.write_page(StoreId(id as u32), 9, &nan).unwrap();
         }
         let mut ws = model.new_workspace(4);
-        let slice = |pages| Slice { tokens: &ids[60..], start: 60, pages: [pages; 2], logits: Logits::Last };
+        let slice = |pages| Slice {
+            tokens: &ids[60..],
+            start: 60,
+            pages: [pages; 2],
+            logits: Logits::Last,
+            attention: Attention::Sparse,
+        };
         let (good, bad) = ([0], [9]);
         let step = Step { slices: vec![slice(&bad[..]), slice(&good[..]), slice(&bad[..])] };
         model.forward(&step, &mut cache, &mut ws, &mut |_, _| {}).unwrap();
@@ -271,7 +362,8 @@ fn steps_that_contradict_themselves_are_refused_and_name_the_slice() {
     let model = load("deepseek_v32", Dtype::F32, KvEncoding::F32);
     let (mut cache, mut ws) = (cache(&model), model.new_workspace(100));
     let (one, two) = ([0], [0, 1]);
-    let good = Slice { tokens: &[5, 6, 7], start: 0, pages: [&one; 2], logits: Logits::Last };
+    let good =
+        Slice { tokens: &[5, 6, 7], start: 0, pages: [&one; 2], logits: Logits::Last, attention: Attention::Sparse };
     let long = vec![5; 101];
     let bad = [
         (Slice { tokens: &[], ..good.clone() }, "slice 1 has no tokens"),
