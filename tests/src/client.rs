@@ -32,6 +32,8 @@ pub struct Choice {
     pub tokens: Vec<u32>,
     /// The log-probability of each, as bits, where they were asked for.
     pub logprobs: Vec<u32>,
+    /// How far the choice of each token's row was that of the row before, where that was told.
+    pub overlaps: Vec<Option<f32>>,
     /// Its text.
     pub text: String,
     /// Why it ended.
@@ -89,6 +91,7 @@ impl Answer {
                 choice.tokens.extend(&delta.token_ids);
                 let own = delta.logprobs.iter().filter_map(|l| l.token.as_ref());
                 choice.logprobs.extend(own.map(|l| l.logprob.to_bits()));
+                choice.overlaps.extend(delta.logprobs.iter().map(|l| l.choice_overlap));
                 choice.text.push_str(&delta.text);
             }
             Event::Finished(finished) => {
