@@ -14,9 +14,10 @@ PICTURE_BOOKS = Path(__file__).parent / "text" / "asp"
 
 HEAD = """# Credits of the picture books
 
-Stories of the African Storybook Project (africanstorybook.org), from `en/` of github.com/global-asp/asp-source at 99e0223,
-each under Creative Commons Attribution (CC-BY, creativecommons.org/licenses/by). They are in `asp/` as published, with
-these credits at the end of each file. Training reads them with plain quotes and dashes and without line breaks.
+Stories of the African Storybook Project (africanstorybook.org), from `en/` of github.com/global-asp/asp-source at
+99e0223, each under Creative Commons Attribution (CC-BY, creativecommons.org/licenses/by). They are in `asp/` as
+published, with these credits at the end of each file. Training reads them with plain quotes and dashes and without line
+breaks.
 
 | file | story | text | illustration |
 | --- | --- | --- | --- |"""

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What is not the author's: remarks of the edition, headings, pictures.
-NOT_PROSE = re.compile(
-    r"Gutenberg|\[Illustration|http|www|CONTENTS|CHAPTER [IVX]+\b|Etext|EBook|Produced by"
-)
+NOT_PROSE = re.compile(r"Gutenberg|\[Illustration|http|www|CONTENTS|CHAPTER [IVX]+\b|Etext|EBook|Produced by")
 # A share of every book is held out: its end.
 TRAINING_SHARE = 0.93
 # Of the picture books, every so many-th is held out.

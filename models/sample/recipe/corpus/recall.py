@@ -8,7 +8,16 @@ from typing import NamedTuple
 from corpus.markup import Turn, chat
 from corpus.stories import story
 from corpus.wording import digits, pick
-from corpus.words import ADJECTIVES, ANIMALS, CITIES, COLORS, FOODS, NAMES, PLACES, THINGS
+from corpus.words import (
+    ADJECTIVES,
+    ANIMALS,
+    CITIES,
+    COLORS,
+    FOODS,
+    NAMES,
+    PLACES,
+    THINGS,
+)
 
 # Writes prose of about so many characters.
 Filler = Callable[[Random, int], str]

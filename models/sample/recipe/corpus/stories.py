@@ -5,7 +5,18 @@ from random import Random
 
 from corpus.markup import Turn
 from corpus.wording import pick, with_article
-from corpus.words import ADJECTIVES, ANIMALS, COLORS, FOODS, NAMES, PLACES, SHE_NAMES, SPOTS, THINGS, WEATHERS
+from corpus.words import (
+    ADJECTIVES,
+    ANIMALS,
+    COLORS,
+    FOODS,
+    NAMES,
+    PLACES,
+    SHE_NAMES,
+    SPOTS,
+    THINGS,
+    WEATHERS,
+)
 
 
 @dataclass(frozen=True)
@@ -68,9 +79,7 @@ def story(
     return Story(_paragraphs(rng, sentences), _questions(world, animal, plot))
 
 
-def _world(
-    rng: Random, hero: str, friend: str, animal: str | None, thing: str | None, color: str | None
-) -> World:
+def _world(rng: Random, hero: str, friend: str, animal: str | None, thing: str | None, color: str | None) -> World:
     is_she = hero in SHE_NAMES
     hero_kind = with_article(_kind(rng, animal, is_she))
     color = color or rng.choice(COLORS)

@@ -254,8 +254,7 @@ def _follow_schema(rng: Random) -> tuple[str, str, str]:
     schema: dict[str, Any] = {"type": "object", "properties": {key: {"type": "string"} for key in keys}}
     if rng.random() < 0.6:
         schema["required"] = keys
-    system = (
-        "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
-        + json.dumps(schema)
+    form = (
+        f"\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n{json.dumps(schema)}"
     )
-    return sentence, json.dumps({key: told[key] for key in keys}), system
+    return sentence, json.dumps({key: told[key] for key in keys}), form

@@ -1,0 +1,1 @@
+"""Training: tokenizer, model, optimiser, stages, and the checkpoint in Hugging Face's layout. Needs torch."""
