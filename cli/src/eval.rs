@@ -84,6 +84,11 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     let text = read(&options.text)?;
     let (client, model) = options.served.connect().await?;
     let lengths = Lengths::of(&options, &model)?;
+    if let Some(path) = &options.svg {
+        // A wrong path shows before the measuring, which takes minutes.
+        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| unwritten(path, &error))?;
+    }
     let report = measured(&options, &lengths, &text, Ask::new(client, model.clone()), &model).await?;
     if let Some(path) = &options.svg {
         std::fs::write(path, plot::svg(&report.plots())).map_err(|error| unwritten(path, &error))?;
@@ -198,7 +203,7 @@ async fn measured(
     let recall = haystack.recall(&lengths.distances, needles, limit).await?;
     let cached = match lengths.distances.last() {
         None => None,
-        Some(&far) => Some((far, haystack.cached(far, needles.min(CACHED_MAX), limit).await?)),
+        Some(&far) => Some((far, haystack.cached(far, needles.min(CACHED_MAX)).await?)),
     };
     Ok(Report {
         model: model.name.clone(),

@@ -95,12 +95,19 @@ pub(super) struct Haystack {
 /// Tokens of the text before the fact.
 const HEAD_TOKENS: f64 = 64.0;
 
+/// What is asked first, of any text.
+const FIRST_QUESTION: &str = "What is this text about?";
+
+/// How often a needle is asked for through the prefix cache: a cluster may place a request where nothing is cached.
+const ASKED_MAX: usize = 4;
+
 /// How often the filler is sized anew; it is near after the second time.
 const SIZES_MAX: usize = 5;
 
 impl Haystack {
     /// A needle, and the text with it so that the fact is `distance` tokens before the end.
-    async fn hidden(&self, distance: usize, index: usize, others: usize) -> Result<(Needle, String), Fault> {
+    async fn hidden(&self, distance: usize, index: usize) -> Result<(Needle, String), Fault> {
+        let others = self.others;
         let head = HEAD_TOKENS * self.bytes_per_token;
         let needle = Needle::new(&self.text, &mut Draws::of(distance, index), others, head as usize);
         let mut bytes = (distance as f64 * self.bytes_per_token) as usize;
@@ -121,7 +128,7 @@ impl Haystack {
     }
 
     async fn found(self, distance: usize, index: usize) -> Result<[bool; 2], Fault> {
-        let (needle, text) = self.hidden(distance, index, self.others).await?;
+        let (needle, text) = self.hidden(distance, index).await?;
         let asked = &needle.facts[0];
         let mut found = [false; 2];
         for (kind, found) in KINDS.into_iter().zip(&mut found) {
@@ -142,21 +149,25 @@ impl Haystack {
         Ok(distances.iter().zip(found.chunks(needles.max(1))).map(row).collect())
     }
 
-    /// One conversation: asked about another fact first, so that its text is cached; then for the needle; then for the
+    /// One conversation: asked something else first, so that its text is cached; then for the needle; then for the
     /// needle where nothing is cached.
     async fn again(self, distance: usize, index: usize, kind: Attention, run: String) -> Result<Cached, Fault> {
-        let (needle, text) = self.hidden(distance, index, self.others.max(1)).await?;
-        let [asked, other] = [&needle.facts[0], &needle.facts[1]];
+        let (needle, text) = self.hidden(distance, index).await?;
+        let asked = &needle.facts[0];
         let group = |salt: &str| Group {
             salt: format!("{run}-{salt}"),
             session: format!("{run}-{index}-{}", kind.as_str_name()),
         };
-        let answer = async |fact: &super::needle::Fact, salt: &str| {
-            self.ask.answer((&text, &fact.question()), self.chats, kind, &group(salt)).await
-        };
-        answer(other, "warm").await?;
-        let warm = answer(asked, "warm").await?;
-        let cold = answer(asked, "cold").await?;
+        let answer =
+            async |question: &str, salt: &str| self.ask.answer((&text, question), self.chats, kind, &group(salt)).await;
+        answer(FIRST_QUESTION, "warm").await?;
+        let mut warm = answer(&asked.question(), "warm").await?;
+        for _ in 1..ASKED_MAX {
+            if warm.cached_tokens == 0 {
+                warm = answer(&asked.question(), "warm").await?;
+            }
+        }
+        let cold = answer(&asked.question(), "cold").await?;
         Ok(Cached {
             asked: 1,
             cached: usize::from(warm.cached_tokens > 0),
@@ -167,13 +178,14 @@ impl Haystack {
         })
     }
 
-    /// Asks through the prefix cache: sparse and dense.
-    pub(super) async fn cached(&self, distance: usize, count: usize, limit: usize) -> Result<[Cached; 2], Fault> {
+    /// Asks through the prefix cache: sparse and dense. One at a time, as a busy worker's cache is passed by for an
+    /// idle one.
+    pub(super) async fn cached(&self, distance: usize, count: usize) -> Result<[Cached; 2], Fault> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         // Of this run alone: what an earlier one left in caches must not be found.
         let run = format!("eval-{since:x}");
         let of = |index: usize| KINDS.map(|kind| self.clone().again(distance, index, kind, run.clone()));
-        let all = all("needles through the prefix cache", limit, (0..count).flat_map(of).collect()).await?;
+        let all = all("needles through the prefix cache", 1, (0..count).flat_map(of).collect()).await?;
         let sum = |kind: usize| all.iter().skip(kind).step_by(2).fold(Cached::default(), |sum, one| sum.plus(one));
         Ok([sum(0), sum(1)])
     }

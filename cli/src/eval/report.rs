@@ -81,10 +81,10 @@ impl Report {
     /// Tables and curves.
     pub(super) fn table(&self) -> String {
         let mut out = String::new();
-        let Self { model, architecture, text, window, prompt, windows, .. } = self;
+        let Self { model, architecture, text, window, prompt, .. } = self;
+        let windows = if self.windows == 1 { "1 window".to_owned() } else { format!("{} windows", self.windows) };
         let _ = writeln!(out, "{model} ({architecture}): sparse attention against dense, same weights");
-        let _ =
-            writeln!(out, "{text}: {windows} windows of {window} tokens, {prompt} of each given, the rest scored\n");
+        let _ = writeln!(out, "{text}: {windows} of {window} tokens, {prompt} of each given, the rest scored\n");
         self.positions(&mut out);
         self.needles(&mut out);
         self.through_cache(&mut out);

@@ -9,7 +9,7 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 320.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 56.0;
+const TOP: f64 = 64.0;
 const BOTTOM: f64 = 52.0;
 
 /// Ground, text, grid, and four curves; colours that also those tell apart who do not see red and green (Okabe and Ito).

@@ -95,7 +95,7 @@ fn foot(plot: &Plot, x: &Axis, several: bool) -> [String; 3] {
         .map(|(curve, mark)| format!("{mark} {}", curve.name))
         .collect();
     if several {
-        legend.push(format!("{SEVERAL} several"));
+        legend.push(format!("{SEVERAL} {}", if plot.curves.len() == 2 { "both" } else { "several" }));
     }
     let indent = " ".repeat(MARGIN);
     [

@@ -49,7 +49,7 @@ fn a_terminal_shows_marks_where_the_points_are() {
     assert!(lines[1].starts_with("      10 ┤◉"), "{text}");
     assert!(lines[11].contains("6 ┤") && lines[11].ends_with('○'), "{text}");
     assert!(lines[13].contains("128") && lines[13].contains("2048"), "{text}");
-    assert!(lines[14].contains("position") && lines[14].contains("● sparse  ○ dense <all>  ◉ several"), "{text}");
+    assert!(lines[14].contains("position") && lines[14].contains("● sparse  ○ dense <all>  ◉ both"), "{text}");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
 }
 
