@@ -1,0 +1,64 @@
+//! What sparse attention and small caches cost in quality, measured as a user would: `hadal eval` on a cluster of
+//! separate processes, so that every text is prefilled on one worker and read on another. `tests/held-out.txt` is the
+//! end of three public-domain books, which the recipe of the bundled model holds out, and stories by its generators.
+
+use anyhow::{Context, Result};
+use hadal_tests::cluster::{Cluster, Plan};
+use hadal_tests::{process, root};
+use serde_json::Value;
+
+/// One prefill and one decode worker that serve the bundled model with this cache.
+async fn cluster(kv: &str) -> Result<Cluster> {
+    Cluster::start(Plan::of(1, 1, &format!("--dtype f32 --threads 1 --kv {kv}"))).await
+}
+
+/// What `hadal eval` finds on text that the bundled model was not trained on.
+async fn eval(cluster: &Cluster, flags: &[&str]) -> Result<Value> {
+    let text = root().join("tests/held-out.txt").display().to_string();
+    let router = cluster.router.address("grpc")?.to_string();
+    let ended =
+        process::run(&[&["eval", &text, "--json", "--grpc", &router, "--window", "512"], flags].concat()).await?;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    cluster.pages_back().await?;
+    serde_json::from_str(&ended.stdout).context("hadal eval prints JSON")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bundled_model_loses_nothing_by_sparse_attention() -> Result<()> {
+    let cluster = cluster("f32").await?;
+    let found = eval(&cluster, &["--distances", "128,256,512,1024", "--needles", "6"]).await?;
+
+    let ratio = number(&found["perplexity"]["ratio"]);
+    // Better than dense is no fault, but much better would be one of the measurement.
+    assert!((0.9..1.01).contains(&ratio), "perplexity, sparse by dense: {found:#}");
+    // At a position of 512, an eighth is chosen: the choice is a real one, and it moves.
+    let overlap = number(&found["perplexity"]["choice_overlap"]);
+    assert!((0.3..0.999).contains(&overlap), "{found:#}");
+
+    let recall = found["needle_recall"].as_array().context("recall by distance")?;
+    let sum = |kind: &str| recall.iter().map(|r| number(&r[kind])).sum::<f64>();
+    let (asked, sparse, dense) = (sum("asked"), sum("sparse"), sum("dense"));
+    // One of 24 is the noise of such a sample.
+    assert!(sparse >= dense - 1.0 && sparse >= 0.8 * asked, "{found:#}");
+
+    let cached = &found["needle_prefix_cache"]["sparse"];
+    assert!(number(&cached["asked"]) > 0.0 && number(&cached["cached_token_share"]) > 0.5, "{found:#}");
+    assert_eq!([&cached["from_cache"], &cached["same_as_uncached"]], [&cached["asked"]; 2], "{found:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_caches_cost_the_bundled_model_less_than_half_a_percent() -> Result<()> {
+    let mut exact = None;
+    for kv in ["f32", "bf16", "fp8"] {
+        let found = eval(&cluster(kv).await?, &["--needles", "0", "--windows", "4"]).await?;
+        let perplexity = number(&found["perplexity"]["sparse"]);
+        let ratio = perplexity / *exact.get_or_insert(perplexity);
+        assert!((0.995..1.005).contains(&ratio), "perplexity, {kv} by f32: {ratio}");
+    }
+    Ok(())
+}
