@@ -187,18 +187,21 @@ async fn measured(
         return Err(Fault::say(Exit::Usage, format!("{name} ({architecture}) has no index: {why}")));
     }
     let (count, limit) = (windows.len(), options.concurrency as usize);
-    let scored = measure::scored(&ask, windows, limit).await?;
-    let Some(all) = score::all(&scored) else {
-        return Err(Fault::say(Exit::Software, "nothing was scored"));
-    };
     let (needles, others) = (options.needles as usize, options.others as usize);
     let haystack = Haystack {
         chats: ask.chats().await?,
-        ask,
+        ask: ask.clone(),
         text: text[..bytes].into(),
         bytes_per_token: bytes as f64 / tokens.len() as f64,
         prefix,
         others,
+    };
+    if let Some(&nearest) = lengths.distances.first() {
+        haystack.has_room(nearest).await?;
+    }
+    let scored = measure::scored(&ask, windows, limit).await?;
+    let Some(all) = score::all(&scored) else {
+        return Err(Fault::say(Exit::Software, "nothing was scored"));
     };
     let recall = haystack.recall(&lengths.distances, needles, limit).await?;
     let cached = match lengths.distances.last() {

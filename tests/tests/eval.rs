@@ -102,6 +102,9 @@ async fn without_a_chat_template_the_question_follows_the_text() -> Result<()> {
     let (_folder, text) = file("text.txt", text(60).as_bytes())?;
     let report = json(&cluster, &text, "--window 128 --windows 1 --distances 64 --needles 1").await?;
     assert_eq!(report["needle_recall"][0]["asked"], 1);
+    let crowded = eval(&cluster, &text, "--window 128 --windows 1 --distances 64 --others 20").await?;
+    assert_eq!(crowded.code, Some(64), "{}", crowded.stderr);
+    assert!(crowded.stderr.contains("64 tokens") && crowded.stderr.contains("fewer --others"), "{}", crowded.stderr);
     Ok(())
 }
 

@@ -127,6 +127,11 @@ impl Haystack {
         Err(Fault::say(Exit::Usage, format!("{why}; give fewer --others or longer --distances")))
     }
 
+    /// Whether the other facts leave room at a distance, to be known before anything is measured.
+    pub(super) async fn has_room(&self, distance: usize) -> Result<(), Fault> {
+        self.hidden(distance, 0).await.map(drop)
+    }
+
     async fn found(self, distance: usize, index: usize) -> Result<[bool; 2], Fault> {
         let (needle, text) = self.hidden(distance, index).await?;
         let asked = &needle.facts[0];
