@@ -12,9 +12,10 @@
 
 use crate::cache::{LatentCodec, PAGE_ROWS, Paged};
 use crate::context::Ctx;
-use crate::gemm::{self, Block, PANEL};
+use crate::gemm::{self, Block};
 use crate::index::Choice;
 use crate::math::exp;
+use crate::panel::PANEL;
 use crate::scratch;
 
 /// Keys of a tile.
@@ -184,8 +185,6 @@ fn tile(
         panel_stride: PANEL,
         panels: count.div_ceil(PANEL),
         k: width,
-        scale: &[],
-        scale_stride: 0,
         acc: b.scores,
         acc_stride: TILE,
     };
@@ -206,8 +205,6 @@ fn tile(
         panel_stride: PANEL,
         panels: padded / PANEL,
         k: count,
-        scale: &[],
-        scale_stride: 0,
         acc: b.sums,
         acc_stride: padded,
     };

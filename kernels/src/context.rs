@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// A kernel path: one numerics class each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
-    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    /// x86-64 with AVX-512 F, BW, DQ, VL, BF16, VNNI and VBMI: Zen 4 and Sapphire Rapids, and what came after.
     Avx512,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -62,6 +62,9 @@ impl Path {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512vbmi")
             }
             #[cfg(not(target_arch = "x86_64"))]
             Path::Avx2 | Path::Avx512 => false,
@@ -119,6 +122,11 @@ impl Ctx {
             return Err(PathUnavailable { wanted: path, best: Path::detect() });
         }
         Ok(Self { path, dtype, pool: None })
+    }
+
+    /// Runs on the calling thread and on any machine.
+    pub(crate) fn serial() -> Self {
+        Self { path: Path::Portable, dtype: Dtype::F32, pool: None }
     }
 
     /// Spreads large operations over a pool. The number of threads changes no bit.

@@ -7,7 +7,8 @@
 use crate::cache::{IndexCodec, PAGE_ROWS, Paged};
 use crate::context::Ctx;
 use crate::error::NotFinite;
-use crate::gemm::{self, Block, PANEL};
+use crate::gemm::{self, Block};
+use crate::panel::PANEL;
 use crate::scratch;
 use crate::topk::TopK;
 
@@ -218,8 +219,6 @@ fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, queries: IndexQueries<'_>)
                 panel_stride: PANEL,
                 panels: count.div_ceil(PANEL),
                 k: dim,
-                scale: &[],
-                scale_stride: 0,
                 acc: dots,
                 acc_stride: PAGE_ROWS,
             };

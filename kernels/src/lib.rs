@@ -1,7 +1,7 @@
 //! Operations on tensors, batch-invariant: a row's result has the same bits whatever the number of rows, threads,
 //! chunks and pages. Shapes are row-major and in elements; every operation works on f32 slices of the caller.
 //!
-//! Unsafe code is in `gemm/avx512.rs`, `gemm/avx2.rs` and `linear/output.rs` alone. To run its tests under the address
+//! Unsafe code is in files named `avx512.rs` and `avx2.rs`, in `linear/lines.rs` and `linear/output.rs` alone. To run its tests under the address
 //! sanitizer with the stable toolchain:
 //!
 //! ```text
@@ -10,6 +10,7 @@
 //! ```
 
 mod attention;
+pub mod bench;
 mod cache;
 mod context;
 mod error;
@@ -21,6 +22,7 @@ mod linear;
 pub mod math;
 mod norm;
 pub mod number;
+mod panel;
 pub mod philox;
 mod rope;
 mod sample;
@@ -42,4 +44,4 @@ pub use rope::{RopeLayout, rope, rope_angles};
 pub use sample::{History, SampleScratch, Sampled, sample};
 
 /// Raised with every change that alters the bits of any result; part of the numerics class.
-pub const NUMERICS_VERSION: u32 = 1;
+pub const NUMERICS_VERSION: u32 = 2;

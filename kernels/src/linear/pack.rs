@@ -1,10 +1,13 @@
-//! Weights in panels: how they are cut from the checkpoint's tensors.
+//! Weights in lines: how they are cut from the checkpoint's tensors.
 
 use std::ops::Range;
 
+use super::depth::Depth;
+use super::lines;
+use crate::context::Ctx;
 use crate::error::{PackError, ShapeError, UnknownToken};
-use crate::gemm::{Bf16, E4m3, PANEL};
-use crate::number::{bf16_to_f32, e4m3_to_f32};
+use crate::number::bf16_to_f32;
+use crate::panel::{Encoding, Line, PANEL};
 
 /// Weights as a checkpoint has them, row-major [n, k].
 #[derive(Clone, Copy, Debug)]
@@ -70,75 +73,139 @@ impl WeightSlice<'_> {
         if self.transposed { (start + k, output) } else { (start + output, k) }
     }
 
-    fn at(&self, output: usize, k: usize) -> usize {
-        let (row, column) = self.cell(output, k);
-        row * self.shape[1] + column
+    /// The first code in the rows taken that stands for no number.
+    fn nan(&self, data: &[u8]) -> Option<usize> {
+        let taken = self.rows.start * self.shape[1]..self.rows.end * self.shape[1];
+        // The whole answer first, which runs at the speed of memory.
+        let any = data[taken.clone()].iter().fold(false, |any, c| any | (c & 0x7f == 0x7f));
+        any.then(|| data[taken.clone()].iter().position(|c| c & 0x7f == 0x7f)).flatten().map(|at| taken.start + at)
     }
 
     /// Cuts blocks along k where the tensor has them: a slice that starts within one begins with a shorter block.
-    fn pack_fp8(&self, data: &[u8], scales: &[f32], [block_rows, block_columns]: [usize; 2]) -> Weights {
-        let (n, k) = self.size();
+    fn fp8_depth(&self, [block_rows, block_columns]: [usize; 2]) -> Depth {
         let (block, start) = if self.transposed { (block_rows, self.rows.start) } else { (block_columns, 0) };
-        let first = block - start % block;
+        Depth::blocks_of(Encoding::E4m3, self.size().1, block - start % block, block)
+    }
+
+    /// The scale of every output in every block along k, [panels][blocks][16].
+    fn fp8_scales(&self, depth: Depth, scales: &[f32], [block_rows, block_columns]: [usize; 2]) -> Vec<f32> {
+        let n = self.size().0;
         let across = self.shape[1].div_ceil(block_columns);
-        let scale = |output: usize, b: usize| {
-            let (row, column) = self.cell(output, if b == 0 { 0 } else { first + (b - 1) * block });
-            scales[row / block_rows * across + column / block_columns]
-        };
-        Weights::Fp8 {
-            data: panels(n, k, E4m3(0), |o, k| E4m3(data[self.at(o, k)])),
-            scales: panels(n, k_blocks(k, first, block), 0.0, scale),
-            first,
-            block,
+        let mut out = Vec::with_capacity(n.div_ceil(PANEL) * depth.blocks() * PANEL);
+        for panel in 0..n.div_ceil(PANEL) {
+            for block in 0..depth.blocks() {
+                out.extend((panel * PANEL..(panel + 1) * PANEL).map(|output| {
+                    if output >= n {
+                        return 0.0;
+                    }
+                    let (row, column) = self.cell(output, depth.block_k(block).start);
+                    scales.get(row / block_rows * across + column / block_columns).copied().unwrap_or(0.0)
+                }));
+            }
+        }
+        out
+    }
+
+    /// Lines of the product from the tensor's data.
+    fn lines<T: Weight>(&self, ctx: &Ctx, data: &[T], depth: Depth) -> Vec<Line> {
+        let (n, _) = self.size();
+        lines::build(ctx, n.div_ceil(PANEL), depth.lines(), |panel, at, out| {
+            let outputs = panel * PANEL..((panel + 1) * PANEL).min(n);
+            for block in depth.blocks_in(at..at + out.len()) {
+                let (first, k) = (depth.block_line(block), depth.block_k(block));
+                let from = at.max(first);
+                let to = (at + out.len()).min(depth.block_line(block + 1));
+                let k = k.start + (from - first) * T::LINE_K..(k.start + (to - first) * T::LINE_K).min(k.end);
+                self.fill(data, outputs.clone(), k, &mut out[from - at..to - at]);
+            }
+        })
+    }
+
+    /// Writes the weights of some outputs of a panel and some k, the first of which begins a line.
+    fn fill<T: Weight>(&self, data: &[T], outputs: Range<usize>, k: Range<usize>, out: &mut [Line]) {
+        let (start, width) = (self.rows.start, self.shape[1]);
+        if self.transposed {
+            for (i, row) in k.map(|k| start + k).enumerate() {
+                let values = &data[row * width..][outputs.clone()];
+                for (column, &value) in values.iter().enumerate() {
+                    value.put(&mut out[i / T::LINE_K], column, i % T::LINE_K);
+                }
+            }
+        } else {
+            for (column, row) in outputs.map(|o| start + o).enumerate() {
+                let values = &data[row * width..][k.clone()];
+                for (line, values) in out.iter_mut().zip(values.chunks(T::LINE_K)) {
+                    values.iter().enumerate().for_each(|(k, &value)| value.put(line, column, k));
+                }
+            }
         }
     }
 }
 
+/// A number of a checkpoint's tensor.
+trait Weight: Copy + Send + Sync {
+    /// k of a line.
+    const LINE_K: usize;
+    /// Puts it into a line that is zero there.
+    fn put(self, line: &mut Line, column: usize, k: usize);
+}
+
+impl Weight for f32 {
+    const LINE_K: usize = 1;
+    #[inline]
+    fn put(self, line: &mut Line, column: usize, _k: usize) {
+        line.0[column] = self.to_bits();
+    }
+}
+
+impl Weight for u16 {
+    const LINE_K: usize = 2;
+    #[inline]
+    fn put(self, line: &mut Line, column: usize, k: usize) {
+        line.0[column] |= u32::from(self) << (16 * k);
+    }
+}
+
+impl Weight for u8 {
+    const LINE_K: usize = 4;
+    #[inline]
+    fn put(self, line: &mut Line, column: usize, k: usize) {
+        line.put_e4m3(column, k, self);
+    }
+}
+
 /// Weights of one product, packed; see the head of the parent module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Linear {
     n: usize,
+    encoding: Encoding,
+    depth: Depth,
     k: usize,
-    weights: Weights,
+    lines: Vec<Line>,
+    /// [panels][blocks][16]; empty unless the weights are fp8.
+    scales: Vec<f32>,
 }
 
-#[derive(Clone)]
-pub(super) enum Weights {
-    F32(Vec<f32>),
-    Bf16(Vec<Bf16>),
-    /// `first` is the length of the first block along k, which a slice may cut; the others have `block`.
-    Fp8 {
-        data: Vec<E4m3>,
-        scales: Vec<f32>,
-        first: usize,
-        block: usize,
-    },
-}
-
-impl std::fmt::Debug for Weights {
+impl std::fmt::Debug for Linear {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Weights::F32(_) => "f32",
-            Weights::Bf16(_) => "bf16",
-            Weights::Fp8 { .. } => "fp8",
-        })
+        f.debug_struct("Linear").field("n", &self.n).field("k", &self.k).field("encoding", &self.encoding).finish()
     }
 }
 
 impl Linear {
-    /// Packs a whole tensor [n, k].
+    /// Packs [n, k] on the calling thread.
     ///
     /// # Errors
-    /// The number of elements or scales does not fit the shape, or an e4m3 code is NaN.
+    /// The number of elements or of scales does not fit the shape, or an fp8 code is NaN.
     pub fn pack(weight: WeightRef<'_>, n: usize, k: usize) -> Result<Linear, PackError> {
-        Self::pack_slice(&WeightSlice { weight, shape: [n, k], rows: 0..n, transposed: false })
+        Self::pack_slice(&Ctx::serial(), &WeightSlice { weight, shape: [n, k], rows: 0..n, transposed: false })
     }
 
-    /// Packs some rows of a tensor, perhaps transposed.
+    /// Packs some rows of a tensor, perhaps transposed, on the threads of `ctx`.
     ///
     /// # Errors
     /// As [`Linear::pack`], or the rows are not all there.
-    pub fn pack_slice(slice: &WeightSlice<'_>) -> Result<Linear, PackError> {
+    pub fn pack_slice(ctx: &Ctx, slice: &WeightSlice<'_>) -> Result<Linear, PackError> {
         let rows = slice.shape[0];
         slice.weight.check(slice.shape)?;
         let Range { start, end } = slice.rows;
@@ -146,17 +213,25 @@ impl Linear {
             return Err(PackError::NoSuchRows { start, end, rows });
         }
         let (n, k) = slice.size();
-        let weights = match slice.weight {
-            WeightRef::F32(d) => Weights::F32(panels(n, k, 0.0, |o, k| d[slice.at(o, k)])),
-            WeightRef::Bf16(d) => Weights::Bf16(panels(n, k, Bf16(0), |o, k| Bf16(d[slice.at(o, k)]))),
+        let (encoding, depth, lines, scales) = match slice.weight {
+            WeightRef::F32(d) => {
+                let depth = Depth::whole(Encoding::F32, k);
+                (Encoding::F32, depth, slice.lines(ctx, d, depth), Vec::new())
+            }
+            WeightRef::Bf16(d) => {
+                let depth = Depth::whole(Encoding::Bf16, k);
+                (Encoding::Bf16, depth, slice.lines(ctx, d, depth), Vec::new())
+            }
             WeightRef::Fp8 { data, scales, block } => {
-                if let Some(element) = data.iter().position(|c| c & 0x7f == 0x7f) {
+                if let Some(element) = slice.nan(data) {
                     return Err(PackError::NanWeight { element });
                 }
-                slice.pack_fp8(data, scales, block.map(|b| b.max(1)))
+                let block = block.map(|b| b.max(1));
+                let depth = slice.fp8_depth(block);
+                (Encoding::E4m3, depth, slice.lines(ctx, data, depth), slice.fp8_scales(depth, scales, block))
             }
         };
-        Ok(Linear { n, k, weights })
+        Ok(Linear { n, encoding, depth, k, lines, scales })
     }
 
     /// Outputs.
@@ -171,11 +246,7 @@ impl Linear {
 
     /// Memory that it holds.
     pub fn bytes(&self) -> usize {
-        match &self.weights {
-            Weights::F32(d) => d.len() * 4,
-            Weights::Bf16(d) => d.len() * 2,
-            Weights::Fp8 { data, scales, .. } => data.len() + scales.len() * 4,
-        }
+        size_of_val(&*self.lines) + size_of_val(&*self.scales)
     }
 
     /// The weights of one output as f32, [k]. Empty if there is no such output.
@@ -183,59 +254,36 @@ impl Linear {
         if output >= self.n {
             return Vec::new();
         }
-        let (panel, lane) = (output / PANEL, output % PANEL);
-        let at = |k: usize| (panel * self.k + k) * PANEL + lane;
-        (0..self.k)
-            .map(|k| match &self.weights {
-                Weights::F32(d) => d[at(k)],
-                Weights::Bf16(d) => bf16_to_f32(d[at(k)].0),
-                Weights::Fp8 { data, scales, .. } => {
-                    let scale = scales[(panel * self.k_blocks() + self.k_step(k, 1).0) * PANEL + lane];
-                    e4m3_to_f32(data[at(k)].0) * scale
-                }
-            })
-            .collect()
-    }
-
-    pub(super) fn weights(&self) -> &Weights {
-        &self.weights
-    }
-
-    /// Scale blocks along k.
-    pub(super) fn k_blocks(&self) -> usize {
-        match self.weights {
-            Weights::Fp8 { first, block, .. } => k_blocks(self.k, first, block),
-            _ => 1,
-        }
-    }
-
-    /// The scale block that `from` is in, and the end of a step of at most `most` that stays within it.
-    pub(super) fn k_step(&self, from: usize, most: usize) -> (usize, usize) {
-        let end = (from + most).min(self.k);
-        match self.weights {
-            Weights::Fp8 { first, .. } if from < first => (0, end.min(first)),
-            Weights::Fp8 { first, block, .. } => {
-                let index = (from - first) / block;
-                (index + 1, end.min(first + (index + 1) * block))
+        let (panel, column) = (output / PANEL, output % PANEL);
+        let weight = |k: usize| {
+            let (block, line) = self.depth.place(k);
+            let line_k = (k - self.depth.block_k(block).start) % self.depth.line_k();
+            let value = self.encoding.value(&self.lines[panel * self.depth.lines() + line], column, line_k);
+            match self.encoding {
+                Encoding::E4m3 => value * self.scales[(panel * self.depth.blocks() + block) * PANEL + column],
+                Encoding::F32 | Encoding::Bf16 => value,
             }
-            _ => (0, end),
-        }
+        };
+        (0..self.k).map(weight).collect()
     }
-}
 
-fn k_blocks(k: usize, first: usize, block: usize) -> usize {
-    1 + k.saturating_sub(first).div_ceil(block)
-}
-
-/// Lays [n, k] out as [ceil(n / 16)][k][16].
-fn panels<T: Copy>(n: usize, k: usize, zero: T, get: impl Fn(usize, usize) -> T) -> Vec<T> {
-    let mut out = Vec::with_capacity(n.div_ceil(PANEL) * PANEL * k);
-    for panel in 0..n.div_ceil(PANEL) {
-        for k in 0..k {
-            out.extend((panel * PANEL..(panel + 1) * PANEL).map(|o| if o < n { get(o, k) } else { zero }));
-        }
+    pub(super) fn encoding(&self) -> Encoding {
+        self.encoding
     }
-    out
+
+    pub(super) fn depth(&self) -> Depth {
+        self.depth
+    }
+
+    /// Lines from a panel's line `line` on.
+    pub(super) fn lines_from(&self, panel: usize, line: usize) -> &[Line] {
+        &self.lines[panel * self.depth.lines() + line..]
+    }
+
+    /// Scales from a panel's block `block` on; empty without scales.
+    pub(super) fn scales_from(&self, panel: usize, block: usize) -> &[f32] {
+        self.scales.get((panel * self.depth.blocks() + block) * PANEL..).unwrap_or_default()
+    }
 }
 
 /// The embedding of a vocabulary, [tokens, width], as the checkpoint has it.

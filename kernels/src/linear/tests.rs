@@ -1,7 +1,7 @@
 //! Products against f64 in every weight type, and bits that no batch, thread or slice changes.
 
 use super::*;
-use crate::number::{E4M3, bf16_to_f32, f32_to_bf16};
+use crate::number::{E4M3, bf16_to_f32, f32_to_bf16, round_bf16};
 use crate::testing::{Random, assert_close, bits, contexts, threaded};
 use crate::{PackError, ShapeError};
 
@@ -82,9 +82,11 @@ fn products_follow_the_reference_in_every_encoding() {
 
 #[test]
 fn a_row_has_the_same_bits_in_any_batch_and_on_any_threads() {
-    for ctx in contexts() {
-        let (n, k, rows) = (200, 1100, 67);
-        let case = Case::new(n, k, [128, 128]);
+    let dtypes = [Dtype::F32, Dtype::Bf16];
+    for ctx in contexts().iter().flat_map(|c| dtypes.map(|d| Ctx::new(c.path(), d).unwrap())) {
+        // Rows beyond one group, steps beyond one along k, an odd k, and blocks that end within a line.
+        let (n, k, rows) = (200, 1101, 67);
+        let case = Case::new(n, k, [128, 70]);
         let x = Random::new(6).numbers(rows * k);
         for weight in [WeightRef::Bf16(&case.bf16), case.fp8(), WeightRef::F32(&case.f32())] {
             let w = Linear::pack(weight, n, k).unwrap();
@@ -105,16 +107,21 @@ fn a_row_has_the_same_bits_in_any_batch_and_on_any_threads() {
 #[test]
 fn bf16_activations_are_rounded_before_the_product() {
     for ctx in contexts() {
-        let (n, k) = (20, 50);
-        let case = Case::new(n, k, [128, 128]);
-        let w = Linear::pack(WeightRef::Bf16(&case.bf16), n, k).unwrap();
-        let x = Random::new(7).numbers(3 * k);
-        let rounded: Vec<f32> = x.iter().map(|&v| round_bf16(v)).collect();
-        let (mut got, mut want) = (vec![0.0; 3 * n], vec![0.0; 3 * n]);
-        linear(&Ctx::new(ctx.path(), Dtype::Bf16).unwrap(), &w, &x, &mut got);
-        linear(&ctx, &w, &rounded, &mut want);
-        assert_eq!(bits(&got), bits(&want));
-        assert_ne!(bits(&x), bits(&rounded));
+        let ctx = Ctx::new(ctx.path(), Dtype::Bf16).unwrap();
+        for (n, k) in SHAPES {
+            let case = Case::new(n, k, [128, 24]);
+            for rows in [1, 5, 30] {
+                let x = Random::new(7).numbers(rows * k);
+                let rounded: Vec<f32> = x.iter().map(|&v| round_bf16(v)).collect();
+                assert_ne!(bits(&x), bits(&rounded));
+                for (weight, values) in [(WeightRef::Bf16(&case.bf16), case.f32()), (case.fp8(), case.dequantised())] {
+                    let w = Linear::pack(weight, n, k).unwrap();
+                    let mut out = vec![f32::NAN; rows * n];
+                    linear(&ctx, &w, &x, &mut out);
+                    assert_close(&out, &reference(&values, n, k, &rounded), 4e-6 * (k as f64).sqrt());
+                }
+            }
+        }
     }
 }
 
@@ -142,12 +149,13 @@ fn fused_products_are_those_of_single_calls() {
 fn any_slice_has_the_values_of_its_tensor() {
     // Blocks that neither the rows nor the columns of the slice fall in with.
     let (rows, columns) = (75, 50);
+    let pool = threaded(&contexts()[0]);
     let case = Case::new(rows, columns, [32, 24]);
     for (weight, values) in [(case.fp8(), case.dequantised()), (WeightRef::Bf16(&case.bf16), case.f32())] {
         for range in [0..75, 10..60, 32..64, 63..66, 70..75] {
             for transposed in [false, true] {
                 let slice = WeightSlice { weight, shape: [rows, columns], rows: range.clone(), transposed };
-                let w = Linear::pack_slice(&slice).unwrap();
+                let w = Linear::pack_slice(&pool, &slice).unwrap();
                 let want = |output: usize, k: usize| {
                     let (r, c) = if transposed { (range.start + k, output) } else { (range.start + output, k) };
                     values[r * columns + c]
@@ -172,6 +180,38 @@ fn any_slice_has_the_values_of_its_tensor() {
 }
 
 #[test]
+fn many_rows_are_those_of_single_calls() {
+    // Beyond the groups of one job.
+    let (n, k, rows) = (40, 33, 300);
+    let case = Case::new(n, k, [128, 128]);
+    let x = Random::new(10).numbers(rows * k);
+    for ctx in contexts() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let ctx = Ctx::new(ctx.path(), dtype).unwrap();
+            let w = Linear::pack(WeightRef::Bf16(&case.bf16), n, k).unwrap();
+            let mut together = vec![f32::NAN; rows * n];
+            linear(&ctx, &w, &x, &mut together);
+            for (x, together) in x.chunks(k).zip(together.chunks(n)) {
+                let mut alone = vec![0.0; n];
+                linear(&ctx, &w, x, &mut alone);
+                assert_eq!(bits(&alone), bits(together));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_of_nothing_is_zero() {
+    let ctx = &contexts()[0];
+    let w = Linear::pack(WeightRef::Bf16(&[]), 3, 0).unwrap();
+    linear(ctx, &w, &[], &mut []);
+    let w = Linear::pack(WeightRef::Bf16(&[0; 12]), 3, 4).unwrap();
+    linear(ctx, &w, &[], &mut []);
+    let w = Linear::pack(WeightRef::Bf16(&[]), 0, 4).unwrap();
+    linear(ctx, &w, &[0.0; 8], &mut []);
+}
+
+#[test]
 fn weights_keep_their_size() {
     let case = Case::new(256, 256, [128, 128]);
     assert_eq!(Linear::pack(WeightRef::Bf16(&case.bf16), 256, 256).unwrap().bytes(), 2 * 256 * 256);
@@ -190,7 +230,10 @@ fn wrong_shapes_and_nan_weights_are_refused() {
     let nan = WeightRef::Fp8 { data: &[0, 0xff], scales: &scales[..1], block: [128, 128] };
     assert_eq!(Linear::pack(nan, 1, 2).unwrap_err(), PackError::NanWeight { element: 1 });
     let slice = WeightSlice { weight: WeightRef::F32(&[0.0; 6]), shape: [2, 3], rows: 1..3, transposed: true };
-    assert_eq!(Linear::pack_slice(&slice).unwrap_err(), PackError::NoSuchRows { start: 1, end: 3, rows: 2 });
+    assert_eq!(
+        Linear::pack_slice(&threaded(&contexts()[0]), &slice).unwrap_err(),
+        PackError::NoSuchRows { start: 1, end: 3, rows: 2 }
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hadal_kernels::{Ctx, NUMERICS_VERSION, Path};
+use hadal_kernels::{Ctx, NUMERICS_VERSION, Path, PathUnavailable};
 use hadal_types::{Dtype, Fingerprint, Geometry, KvEncoding, LayerId, Numerics, Part};
 
 use crate::cache::Cache;
@@ -38,6 +38,17 @@ pub struct LoadOptions<'a> {
     pub progress: &'a dyn Fn(Progress),
 }
 
+impl LoadOptions<'_> {
+    /// Its kernels, with activations of a type.
+    pub(crate) fn context(&self, dtype: Dtype) -> Result<Ctx, PathUnavailable> {
+        let ctx = Ctx::new(self.path, dtype)?;
+        Ok(match &self.pool {
+            Some(pool) => ctx.with_pool(pool.clone()),
+            None => ctx,
+        })
+    }
+}
+
 /// A model in memory. Shared by all engines of a process; every step brings its own cache and workspace.
 pub struct Model {
     pub(crate) config: Config,
@@ -63,12 +74,6 @@ impl Model {
 
     /// As [`Model::load`], with the draft layers if `drafts` and the checkpoint has them.
     pub(crate) fn load_with(files: &Files, options: &LoadOptions<'_>, drafts: bool) -> Result<Self, LoadError> {
-        let context = |dtype| {
-            Ctx::new(options.path, dtype).map(|ctx| match &options.pool {
-                Some(pool) => ctx.with_pool(pool.clone()),
-                None => ctx,
-            })
-        };
         let mut config = files.config().clone();
         if !drafts || !Weights::has_drafts(files) {
             config.layers.retain(|l| !l.draft);
@@ -78,8 +83,8 @@ impl Model {
             weights: Weights::load(files, &config, options)?,
             main: all.without_drafts(),
             all,
-            ctx: context(options.dtype)?,
-            exact: context(Dtype::F32)?,
+            ctx: options.context(options.dtype)?,
+            exact: options.context(Dtype::F32)?,
             kv: options.kv,
             fingerprint: files.fingerprint(),
             config,

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use hadal_kernels::{Embedding, Linear, PackError, PathUnavailable, WeightRef, WeightSlice};
+use hadal_kernels::{Ctx, Embedding, Linear, PackError, PathUnavailable, WeightRef, WeightSlice};
 
 use super::spec;
 use crate::config::{Config, Quantization};
@@ -82,6 +82,8 @@ pub(super) struct Loader<'a> {
     architecture: &'static str,
     quantization: Option<Quantization>,
     options: &'a LoadOptions<'a>,
+    /// Packing runs on the kernels' threads.
+    ctx: Ctx,
     read: Cell<u64>,
     packed: Cell<u64>,
     total: u64,
@@ -94,6 +96,7 @@ impl<'a> Loader<'a> {
             architecture: config.architecture.name,
             quantization: config.quantization,
             options,
+            ctx: options.context(options.dtype)?,
             read: Cell::new(0),
             packed: Cell::new(0),
             total: 0,
@@ -151,7 +154,8 @@ impl<'a> Loader<'a> {
         let tensor = self.tensor(name)?;
         let [n, k] = matrix_shape(&tensor)?;
         let values = self.values(&tensor)?;
-        let linear = Linear::pack(weight(&values, &tensor), n, k)
+        let slice = WeightSlice { weight: weight(&values, &tensor), shape: [n, k], rows: 0..n, transposed: false };
+        let linear = Linear::pack_slice(&self.ctx, &slice)
             .map_err(|source| LoadError::Pack { tensor: name.to_owned(), source })?;
         self.count(&tensor, linear.bytes());
         Ok(linear)
@@ -171,7 +175,7 @@ impl<'a> Loader<'a> {
         slices
             .map(|rows| {
                 let weight = weight(&values, &tensor);
-                let linear = Linear::pack_slice(&WeightSlice { weight, shape, rows, transposed })
+                let linear = Linear::pack_slice(&self.ctx, &WeightSlice { weight, shape, rows, transposed })
                     .map_err(|source| LoadError::Pack { tensor: name.clone(), source })?;
                 self.count(&tensor, linear.bytes());
                 Ok(linear)
