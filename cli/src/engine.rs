@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use hadal_model::{Files, LoadOptions, Model, OpenError};
+use hadal_model::{Files, LoadOptions, Model, OpenError, Pool};
 use hadal_shell::exit::Exit;
 use hadal_shell::units::show_bytes;
 use hadal_types::{Dtype, KvEncoding};
@@ -81,9 +81,6 @@ pub(crate) fn engine(folder: Option<&Path>, name: Option<&str>, options: &ModelO
 }
 
 /// The threads that compute, for all workers of this process.
-pub(crate) fn pool(threads: Option<NonZeroUsize>) -> Result<Arc<rayon::ThreadPool>, Fault> {
-    // Zero is rayon's word for one thread a core.
-    let threads = threads.map_or(0, NonZeroUsize::get);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kernel-{i}")).build();
-    pool.map(Arc::new).or_exit(Exit::Os)
+pub(crate) fn pool(threads: Option<NonZeroUsize>) -> Result<Arc<Pool>, Fault> {
+    Pool::new(threads).map(Arc::new).or_exit(Exit::Os)
 }

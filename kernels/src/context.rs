@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hadal_types::Dtype;
-use rayon::prelude::*;
+
+use crate::pool::Pool;
 
 /// A kernel path: one numerics class each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,8 +101,10 @@ impl FromStr for Path {
     }
 }
 
-/// Work below this many multiply-adds stays on the calling thread: waking others costs more than it saves.
+/// Work below this many multiply-adds stays on the calling thread: handing it over costs more than it saves.
 const PARALLEL_WORK_MIN: usize = 1 << 18;
+/// The same where the other threads sleep and would have to be woken.
+const WAKING_WORK_MIN: usize = 1 << 20;
 
 /// How operations run: path, type of the activations, threads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -109,7 +112,7 @@ pub struct Ctx {
     // Private: the vector kernels rely on it naming a path that this machine has.
     path: Path,
     dtype: Dtype,
-    pool: Option<Arc<rayon::ThreadPool>>,
+    pool: Option<Arc<Pool>>,
 }
 
 impl Ctx {
@@ -131,7 +134,7 @@ impl Ctx {
 
     /// Spreads large operations over a pool. The number of threads changes no bit.
     #[must_use]
-    pub fn with_pool(mut self, pool: Arc<rayon::ThreadPool>) -> Self {
+    pub fn with_pool(mut self, pool: Arc<Pool>) -> Self {
         self.pool = Some(pool);
         self
     }
@@ -148,38 +151,29 @@ impl Ctx {
 
     /// Threads that a large operation runs on.
     pub fn threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, |p| p.current_num_threads())
+        self.pool.as_ref().map_or(1, |p| p.threads())
     }
 
-    /// Runs `f` on the pool, so that the operations in it need no hand-over each.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(f),
-            None => f(),
-        }
-    }
-
-    /// Whether `work` multiply-adds in `jobs` parts are worth spreading.
-    fn spreads(&self, work: usize, jobs: usize) -> bool {
-        jobs > 1 && work >= PARALLEL_WORK_MIN && self.threads() > 1
+    /// The pool, if `work` multiply-adds in `jobs` parts are worth spreading.
+    fn spreads(&self, work: usize, jobs: usize) -> Option<&Pool> {
+        let pool = self.pool.as_deref().filter(|_| jobs > 1 && work >= PARALLEL_WORK_MIN)?;
+        (work >= WAKING_WORK_MIN || !pool.sleeps()).then_some(pool)
     }
 
     /// Runs every job once, in any order, on any thread.
-    pub(crate) fn for_each<T: Send>(&self, work: usize, jobs: &mut [T], f: impl Fn(&mut T) + Sync + Send) {
-        if self.spreads(work, jobs.len()) {
-            self.install(|| jobs.par_iter_mut().for_each(f));
-        } else {
-            jobs.iter_mut().for_each(f);
+    pub(crate) fn for_each<T: Send>(&self, work: usize, jobs: &mut [T], f: impl Fn(&mut T) + Sync) {
+        match self.spreads(work, jobs.len()) {
+            Some(pool) => pool.chunks(jobs, 1, |_, jobs| jobs.iter_mut().for_each(&f)),
+            None => jobs.iter_mut().for_each(f),
         }
     }
 
     /// Runs every job once and gives the results in the order of the jobs.
-    pub(crate) fn map<R: Send>(&self, work: usize, jobs: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
-        if self.spreads(work, jobs) {
-            self.install(|| (0..jobs).into_par_iter().map(f).collect())
-        } else {
-            (0..jobs).map(f).collect()
-        }
+    pub(crate) fn map<R: Send>(&self, work: usize, jobs: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
+        let Some(pool) = self.spreads(work, jobs) else { return (0..jobs).map(f).collect() };
+        let mut results: Vec<Option<R>> = std::iter::repeat_with(|| None).take(jobs).collect();
+        pool.chunks(&mut results, 1, |i, result| result.iter_mut().for_each(|r| *r = Some(f(i))));
+        results.into_iter().flatten().collect()
     }
 
     /// Gives every chunk of `out` to one job; the last chunk may be shorter.
@@ -188,13 +182,12 @@ impl Ctx {
         work: usize,
         out: &mut [f32],
         chunk: usize,
-        f: impl Fn(usize, &mut [f32]) + Sync + Send,
+        f: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let chunk = chunk.max(1);
-        if self.spreads(work, out.len().div_ceil(chunk)) {
-            self.install(|| out.par_chunks_mut(chunk).enumerate().for_each(|(i, c)| f(i, c)));
-        } else {
-            out.chunks_mut(chunk).enumerate().for_each(|(i, c)| f(i, c));
+        match self.spreads(work, out.len().div_ceil(chunk)) {
+            Some(pool) => pool.chunks(out, chunk, f),
+            None => out.chunks_mut(chunk).enumerate().for_each(|(i, c)| f(i, c)),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Operations on tensors, batch-invariant: a row's result has the same bits whatever the number of rows, threads,
 //! chunks and pages. Shapes are row-major and in elements; every operation works on f32 slices of the caller.
 //!
-//! Unsafe code is in files named `avx512.rs` and `avx2.rs`, in `linear/lines.rs` and `linear/output.rs` alone. To run its tests under the address
+//! Unsafe code is in files named `avx512.rs` and `avx2.rs`, in `linear/lines.rs`, `linear/output.rs` and
+//! `pool.rs` alone. To run its tests under the address
 //! sanitizer with the stable toolchain:
 //!
 //! ```text
@@ -24,6 +25,7 @@ mod norm;
 pub mod number;
 mod panel;
 pub mod philox;
+mod pool;
 mod rope;
 mod sample;
 mod scratch;
@@ -40,6 +42,7 @@ pub use gate::{Gate, GateScore, GroupScore, Routes, moe_gate};
 pub use index::{Choice, IndexQueries, IndexRows, IndexShape, Margin, index_select};
 pub use linear::{Embedding, Linear, Product, WeightRef, WeightSlice, linear, linear_many};
 pub use norm::{add, layer_norm, rms_norm, swiglu};
+pub use pool::Pool;
 pub use rope::{RopeLayout, rope, rope_angles};
 pub use sample::{History, SampleScratch, Sampled, sample};
 

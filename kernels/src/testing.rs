@@ -1,11 +1,13 @@
 //! What the tests of this crate share: seeded numbers, contexts, comparisons.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use hadal_types::Dtype;
 
 use crate::context::{Ctx, Path};
 use crate::philox::philox;
+use crate::pool::Pool;
 
 /// A seeded stream of numbers.
 pub(crate) struct Random {
@@ -49,7 +51,7 @@ pub(crate) fn contexts() -> Vec<Ctx> {
 
 /// The same with three threads.
 pub(crate) fn threaded(ctx: &Ctx) -> Ctx {
-    ctx.clone().with_pool(Arc::new(rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap()))
+    ctx.clone().with_pool(Arc::new(Pool::new(NonZeroUsize::new(3)).unwrap()))
 }
 
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {

@@ -23,7 +23,7 @@ pub struct CheckOptions<'a> {
     /// Kernel path.
     pub path: hadal_kernels::Path,
     /// Threads; none for the calling one alone.
-    pub pool: Option<std::sync::Arc<rayon::ThreadPool>>,
+    pub pool: Option<std::sync::Arc<hadal_kernels::Pool>>,
     /// Largest difference of logits that passes.
     pub tolerance: f32,
     /// Tokens of a chunk: any number gives the same bits.

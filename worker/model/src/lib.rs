@@ -24,7 +24,7 @@ pub use config::{Config, ConfigError, Indexer, LayerChoice, LayerPlan, Moe, Quan
 pub use files::{Files, HeaderError, OpenError, SmallFile, Tensor, TensorType};
 pub use forward::ForwardError;
 pub use geometry::geometry;
-pub use hadal_kernels::Path;
+pub use hadal_kernels::{Path, Pool};
 pub use model::{LoadOptions, Model, Progress};
 pub use probe::{Probe, Route};
 pub use rope::{Rope, RopeError};

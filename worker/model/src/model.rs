@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hadal_kernels::{Ctx, NUMERICS_VERSION, Path, PathUnavailable};
+use hadal_kernels::{Ctx, NUMERICS_VERSION, Path, PathUnavailable, Pool};
 use hadal_types::{Dtype, Fingerprint, Geometry, KvEncoding, LayerId, Numerics, Part};
 
 use crate::cache::Cache;
@@ -33,7 +33,7 @@ pub struct LoadOptions<'a> {
     /// Kernel path.
     pub path: Path,
     /// Threads of the kernels; none for the calling thread alone.
-    pub pool: Option<Arc<rayon::ThreadPool>>,
+    pub pool: Option<Arc<Pool>>,
     /// Called after each layer.
     pub progress: &'a dyn Fn(Progress),
 }

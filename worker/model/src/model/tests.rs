@@ -1,6 +1,7 @@
 //! The laws of a step: chunks, batches, pages and threads change no bit, of logits or of the cache.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 
 use hadal_types::{Attention, BLOCK_TOKENS, StoreId, blocks_for};
 use proptest::prelude::*;
@@ -21,7 +22,7 @@ fn load(name: &str, dtype: Dtype, kv: KvEncoding) -> Model {
     load_on(name, dtype, kv, Path::detect(), None)
 }
 
-fn load_on(name: &str, dtype: Dtype, kv: KvEncoding, path: Path, pool: Option<Arc<rayon::ThreadPool>>) -> Model {
+fn load_on(name: &str, dtype: Dtype, kv: KvEncoding, path: Path, pool: Option<Arc<Pool>>) -> Model {
     let files = Files::open(&golden(name)).unwrap();
     Model::load(&files, &LoadOptions { dtype, kv, path, pool, progress: &|_| {} }).unwrap()
 }
@@ -301,7 +302,7 @@ fn choices_are_shown_of_layers_that_choose_and_of_rows_that_are_not_dense() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap());
+    let pool = Arc::new(Pool::new(NonZeroUsize::new(3)).unwrap());
     let one = load("deepseek_v32", Dtype::F32, KvEncoding::F32);
     let three = load_on("deepseek_v32", Dtype::F32, KvEncoding::F32, Path::detect(), Some(pool));
     let ids = tokens(1, 150);
