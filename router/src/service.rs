@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use hadal_router_core::{Failure, FailureKind, FinishReason, ModelText, TextDelta, Usage};
-use hadal_types::{Attention, Fingerprint, RequestId, SamplingParams};
+use hadal_types::{Attention, ChainRoot, Fingerprint, NumericsClass, RequestId, SamplingParams};
 use tokio::sync::mpsc;
 
 /// The router as its servers see it; tests put a double in its place.
@@ -100,6 +100,13 @@ pub struct Submission {
     pub stop: Vec<String>,
     /// What the request says of itself.
     pub context: RequestMeta,
+}
+
+impl Submission {
+    /// Where the chains of its blocks start on workers of a class.
+    pub(crate) fn root(&self, class: NumericsClass) -> ChainRoot {
+        ChainRoot::new(class, &self.context.salt, self.context.attention)
+    }
 }
 
 /// How a request came; a label in metrics.

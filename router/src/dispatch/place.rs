@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hadal_proto::{cluster as w, hashes_to_bytes};
 use hadal_router_core::{Attempts, Backoff, Failure, FailureKind};
 use hadal_shell::grpc::explain;
-use hadal_types::{Attention, ChainHash, ChainRoot, NumericsClass};
+use hadal_types::{Attention, ChainHash, NumericsClass};
 use tokio::sync::SemaphorePermit;
 use tokio::time::sleep;
 use tonic::Code;
@@ -123,9 +123,7 @@ fn message(request: &Request, index: u32, attempts: &Attempts, output: &[u32]) -
         // Blocks of the output may be cached, too: whoever decoded them kept them.
         Some(class) => {
             let tokens = [request.submission.prompt.as_slice(), output].concat();
-            let meta = &request.submission.context;
-            let hashes = ChainRoot::new(class, &meta.salt, meta.attention).chain(&tokens);
-            vec![block_chain(&(class, hashes))]
+            vec![block_chain(&(class, request.submission.root(class).chain(&tokens)))]
         }
     };
     w::PlaceRequest {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use hadal_router_core::{Failure, FailureKind, Usage};
-use hadal_types::{ChainHash, ChainRoot, Fingerprint, NumericsClass, SamplingParams};
+use hadal_types::{ChainHash, Fingerprint, NumericsClass, SamplingParams};
 use tokio::sync::mpsc;
 use tokio::time::{timeout, timeout_at};
 use tracing::{debug, info, warn};
@@ -42,9 +42,7 @@ impl Request {
         arrived: Instant,
         patience: Duration,
     ) -> Self {
-        let context = &submission.context;
-        let root = |class| ChainRoot::new(class, &context.salt, context.attention);
-        let chain = |&class: &NumericsClass| (class, root(class).chain(&submission.prompt));
+        let chain = |&class: &NumericsClass| (class, submission.root(class).chain(&submission.prompt));
         let chains = model.classes.iter().map(chain).collect();
         let patience = arrived + patience;
         let deadline = submission.context.deadline.map_or(patience, |deadline| deadline.min(patience));

@@ -1,13 +1,17 @@
 //! How far the positions that a row chose are those of the row before, for the requests that ask for it.
 //!
-//! Their last choice is kept from one step to the next, layer by layer, 4 bytes a position. A request that is not in a
-//! step, or is not sampled in it, is forgotten; it begins again without an answer. When nobody asks, nothing is kept,
-//! compared or looked at.
+//! Their last choice is kept from one step to the next, layer by layer, 4 bytes a position: 0.5 MB a request of
+//! DeepSeek-V3.2, for at most [`REQUESTS_MAX`] of them; the others are told nothing. A request that is not in a step, or
+//! is not sampled in it, is forgotten; it begins again without an answer. When nobody asks, nothing is kept, compared or
+//! looked at.
 
 use hadal_kernels::Margin;
 use hadal_model::{Cache, Probe};
 use hadal_types::LayerId;
 use hadal_worker_core::RequestKey;
+
+/// Requests of a step that are watched: the figure is a measurement, and must not cost what the cache may have.
+const REQUESTS_MAX: usize = 16;
 
 /// A row of a step whose overlap is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,7 @@ impl Overlaps {
     /// A step begins, in which these rows are asked for, in ascending order.
     pub(super) fn begin(&mut self, asked: impl Iterator<Item = Asked>) {
         let mut before = std::mem::take(&mut self.kept);
-        self.kept.extend(asked.map(|asked| {
+        self.kept.extend(asked.take(REQUESTS_MAX).map(|asked| {
             let found = before.iter().position(|k| k.asked.request == asked.request);
             let found = found.map(|at| before.swap_remove(at));
             let follows = found.as_ref().is_some_and(|k| k.asked.position + 1 == asked.position);
@@ -135,6 +139,18 @@ mod tests {
         overlaps.begin(std::iter::empty());
         assert_eq!(overlaps.of(KEY), None);
         assert_eq!(step(&mut overlaps, 13, &[&[1]]), None, "it was not in the step between");
+    }
+
+    #[test]
+    fn no_more_requests_are_watched_than_memory_is_meant_for() {
+        let mut overlaps = Overlaps::default();
+        for position in [4, 5] {
+            let asked = |i: usize| Asked { request: RequestKey(i as u64), row: i, position };
+            overlaps.begin((0..=REQUESTS_MAX).map(asked));
+            (0..=REQUESTS_MAX).for_each(|row| overlaps.chose(row, &[1, 2]));
+        }
+        let told = (0..=REQUESTS_MAX as u64).filter(|&i| overlaps.of(RequestKey(i)).is_some());
+        assert_eq!(told.count(), REQUESTS_MAX);
     }
 
     #[test]

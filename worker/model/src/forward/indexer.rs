@@ -42,7 +42,8 @@ pub(super) fn run(
     }
 }
 
-/// Queries and the heads' weights, of all rows: dense ones among them are few, if there are any.
+/// Queries and the heads' weights, of all rows. Those of dense ones are not used: only comparisons have any, and one
+/// product for the whole step is simpler.
 fn project(layer: &Layer<'_>, weights: &IndexerWeights, indexer: &Indexer, ws: &mut Workspace) {
     let (model, config, rows) = (layer.model, &layer.model.config, layer.batch.rows);
     let normed = &ws.normed[..rows * config.hidden];
