@@ -34,6 +34,11 @@ It prints where it listens and commands to paste when it is ready. Ctrl-C ends i
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Memory for the cache of each worker.
+const KV_MEMORY: u64 = 256 << 20;
+/// The same with the bundled model: a whole context of it and more, and little enough for any laptop.
+const KV_MEMORY_BUNDLED: u64 = 32 << 20;
+
 /// `hadal up`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
@@ -55,9 +60,9 @@ pub(crate) struct Options {
     /// Another name for the model, in place of its folder's name; may be repeated
     #[arg(long, value_name = "NAME", value_parser = name)]
     served_model_name: Vec<String>,
-    /// Memory for the cache of each worker
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = units::bytes)]
-    kv_memory: u64,
+    /// Memory for the cache of each worker; 256MiB when left out, or 32MiB with the bundled model
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    kv_memory: Option<u64>,
     #[command(flatten)]
     compute: ModelOptions,
     #[command(flatten)]
@@ -76,7 +81,7 @@ impl Options {
             role,
             id: Some(id.to_owned()),
             coordinator: coordinator.to_string(),
-            kv_memory: self.kv_memory,
+            kv_memory: self.kv_memory.unwrap_or(if self.model.is_some() { KV_MEMORY } else { KV_MEMORY_BUNDLED }),
             ..hadal_worker::Config::default()
         }
     }

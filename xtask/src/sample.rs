@@ -26,5 +26,8 @@ pub(crate) fn replace(folder: &Path) -> Result<()> {
         writeln!(new, "{}  {name}", blake3::hash(bytes).to_hex())?;
     }
     std::fs::write(&sums, new).with_context(|| format!("cannot write {}", sums.display()))?;
-    run::cargo(&["test", "--locked", "-p", "hadal", "--bin", "hadal", "bundled"])
+    let tested = run::cargo(&["test", "--locked", "-p", "hadal", "--bin", "hadal", "bundled"]);
+    tested.with_context(|| {
+        format!("{} is no model to bundle; `git checkout -- models/sample` restores the one before", folder.display())
+    })
 }
