@@ -5,10 +5,12 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use hadal_types::Dtype;
+use hadal_types::{Dtype, KvEncoding};
 
+use crate::cache::{IndexCodec, PAGE_ROWS, Paged};
 use crate::context::Ctx;
 use crate::error::PackError;
+use crate::index::{Choice, IndexQueries, IndexRows, IndexShape, index_select};
 use crate::linear::{Linear, WeightRef, linear};
 use crate::panel::Line;
 
@@ -131,6 +133,36 @@ pub fn product(ctx: &Ctx, [rows, n, k]: [usize; 3], fp8: bool, bytes: usize) -> 
     }))
 }
 
+/// The choice of 2,048 positions for the last of `tokens` positions, with `heads` heads of 128 numbers.
+pub fn index(ctx: &Ctx, encoding: KvEncoding, heads: usize, tokens: usize) -> Case {
+    let codec = IndexCodec::new(encoding, 128);
+    let blocks = tokens.div_ceil(PAGE_ROWS);
+    let mut pool = vec![0; blocks * codec.page_bytes()];
+    let mut key = vec![0.0; codec.dim()];
+    for position in 0..tokens {
+        // Every score another, in no order.
+        key.iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v = ((position * 7919 + i * 104_729) % 1009) as f32 / 504.0 - 1.0);
+        codec.encode(&mut pool[position / PAGE_ROWS * codec.page_bytes()..], position % PAGE_ROWS, &key);
+    }
+    let pages: Vec<u32> = (0..blocks as u32).collect();
+    let numbers = |count: usize| (0..count).map(|i| (i * 31 % 101) as f32 / 50.0 - 1.0).collect::<Vec<f32>>();
+    let (q, w) = (numbers(heads * codec.dim()), numbers(heads));
+    let shape = IndexShape { codec, heads, k: 2048 };
+    let (ctx, mut choice) = (ctx.clone(), Choice::default());
+    let bytes = (tokens * codec.row_bytes()) as f64;
+    let operations = 2.0 * (tokens * heads * codec.dim()) as f64;
+    let name = format!("index, {heads} × 128, {tokens} keys of {encoding}, {} activations", ctx.dtype());
+    Case::new(name, bytes, operations, move || {
+        let Ok(keys) = Paged::new(&pool, codec.page_bytes(), &pages) else { return };
+        let rows = [IndexRows { keys, start: tokens as u32 - 1, rows: 1 }];
+        // These numbers are finite, and so are their scores.
+        let _ = index_select(&ctx, &shape, &rows, IndexQueries { q: &q, w: &w }, &mut choice);
+        black_box(&mut choice);
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -167,6 +199,9 @@ mod tests {
                 case.round(&now);
                 assert_eq!(case.operations, 4800.0);
             }
+            let mut case = index(&ctx, KvEncoding::Bf16, 2, 3000);
+            case.round(&now);
+            assert_eq!((case.bytes, case.seconds), (3000.0 * 256.0, 1.0));
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::context::Ctx;
 use crate::panel::{self, Encoding, PANEL, Tile};
 use crate::scratch;
 
-mod activations;
-mod depth;
+pub(crate) mod activations;
+pub(crate) mod depth;
 mod lines;
 mod output;
 mod pack;

@@ -32,6 +32,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::e4m3_halves;
+
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = 16;
 /// Rows of a tile at most: their sums fit the registers.

@@ -49,12 +49,17 @@ impl TopK {
 
     /// Offers the scores of consecutive positions from `first` on.
     pub(crate) fn offer(&mut self, scores: &[f32], first: u32) {
+        let mut floor = self.floor_score();
         for (&score, position) in scores.iter().zip(first..) {
-            if score.is_nan() {
-                self.unordered = true;
-                return;
+            // Most scores of a long context are below the floor, and this is all that they cost.
+            if score.is_nan() || score >= floor {
+                if score.is_nan() {
+                    self.unordered = true;
+                    return;
+                }
+                self.push(rank(score, position));
+                floor = self.floor_score();
             }
-            self.push(rank(score, position));
             let score = f64::from(score);
             self.sum += score;
             self.square_sum += score * score;
@@ -70,6 +75,12 @@ impl TopK {
         self.square_sum += other.square_sum;
         self.count += other.count;
         self.unordered |= other.unordered;
+    }
+
+    /// A lower score cannot be among the best, and was not the best that was turned away.
+    #[inline]
+    fn floor_score(&self) -> f32 {
+        if self.floor == 0 { f32::NEG_INFINITY } else { score(self.floor) }
     }
 
     #[inline]

@@ -20,6 +20,18 @@ impl IndexCodec {
         self.dim
     }
 
+    /// How numbers are encoded.
+    pub(crate) fn encoding(&self) -> KvEncoding {
+        self.encoding
+    }
+
+    /// The scales of a page's keys, which have one each; nothing is written where there are none.
+    pub(crate) fn single_scales(&self, page: &[u8], out: &mut [f32; PAGE_ROWS]) {
+        if self.encoding == KvEncoding::Fp8 {
+            decode_f32(&page[PAGE_ROWS * self.dim..], out);
+        }
+    }
+
     /// The record for [`hadal_types::Store`].
     pub fn record(&self) -> Vec<Field> {
         match self.encoding {

@@ -1,8 +1,7 @@
 //! Indexer scores and choices against a plain reference over adversarial shapes.
 
-use hadal_types::KvEncoding;
-
 use super::*;
+use crate::number::round_bf16;
 use crate::testing::{Random, contexts, threaded};
 
 /// A sequence's keys in a pool, its pages scattered.
@@ -38,6 +37,11 @@ impl Keys {
         }
         out
     }
+}
+
+fn both_dtypes() -> Vec<Ctx> {
+    let dtypes = |c: Ctx| [Dtype::F32, Dtype::Bf16].map(|d| Ctx::new(c.path(), d).unwrap());
+    contexts().into_iter().flat_map(dtypes).collect()
 }
 
 fn select(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'_>], q: &[f32], w: &[f32]) -> Choice {
@@ -88,14 +92,22 @@ fn whole_numbers_with_many_ties_are_chosen_as_by_a_stable_sort() {
 
 #[test]
 fn real_numbers_are_chosen_by_their_scores_in_every_encoding() {
+    for (heads, dim) in [(4, 40), (4, 32), (13, 128), (2, 160)] {
+        real_numbers_are_chosen_by_their_scores(heads, dim);
+    }
+}
+
+fn real_numbers_are_chosen_by_their_scores(heads: usize, dim: usize) {
     let mut random = Random::new(2);
-    let (heads, dim, n, k) = (4, 40, 200, 32);
+    let (n, k) = (200, 32);
     let values = random.numbers(n * dim);
-    let (q, w) = (random.numbers(n * heads * dim), random.numbers(n * heads));
+    // Numbers of bf16, so that rounding them changes nothing.
+    let q: Vec<f32> = random.numbers(n * heads * dim).into_iter().map(round_bf16).collect();
+    let w = random.numbers(n * heads);
     for encoding in [KvEncoding::F32, KvEncoding::Bf16, KvEncoding::Fp8] {
         let keys = Keys::new(encoding, dim, &values, 0, 1);
         let decoded = keys.decoded(n);
-        for ctx in contexts() {
+        for ctx in both_dtypes() {
             let shape = IndexShape { codec: keys.codec, heads, k };
             let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n }];
             let choice = select(&ctx, &shape, &rows, &q, &w);
@@ -104,10 +116,10 @@ fn real_numbers_are_chosen_by_their_scores_in_every_encoding() {
                 let (scores, want) = reference(&decoded, (q, w), p, k);
                 let margin = choice.margins()[p];
                 let lowest = want.iter().map(|&c| scores[c as usize]).fold(f64::INFINITY, f64::min);
-                assert!((f64::from(margin.last) - lowest).abs() < 1e-5);
+                assert!((f64::from(margin.last) - lowest).abs() < 2e-5, "{encoding} {dim} {p}");
                 // Scores closer than rounding may fall either way.
-                if margin.last - margin.next > 1e-5 {
-                    assert_eq!(choice.row(p), want, "{encoding} {p}");
+                if margin.last - margin.next > 4e-5 {
+                    assert_eq!(choice.row(p), want, "{encoding} {dim} {p}");
                 }
             }
         }
@@ -116,8 +128,13 @@ fn real_numbers_are_chosen_by_their_scores_in_every_encoding() {
 
 #[test]
 fn chunks_batches_pages_and_threads_change_nothing() {
+    chunks_batches_pages_and_threads_change_nothing_at(24);
+    chunks_batches_pages_and_threads_change_nothing_at(32);
+}
+
+fn chunks_batches_pages_and_threads_change_nothing_at(dim: usize) {
     let mut random = Random::new(3);
-    let (heads, dim, n, k) = (2, 24, 6000, 20);
+    let (heads, n, k) = (2, 6000, 20);
     let values = random.numbers(n * dim);
     let rows = 30;
     let start = n - rows;
@@ -128,7 +145,7 @@ fn chunks_batches_pages_and_threads_change_nothing() {
         let ends = c.margins().iter().map(|m| (m.last.to_bits(), m.next.to_bits()));
         (0..c.rows()).map(|r| c.row(r).to_vec()).zip(ends).collect::<Vec<_>>()
     };
-    for ctx in contexts() {
+    for ctx in both_dtypes() {
         let shape = IndexShape { codec: here.codec, heads, k };
         let whole = select(&ctx, &shape, &[IndexRows { keys: here.paged(), start: start as u32, rows }], &q, &w);
         // Each query alone, on threads, which splits the positions; then pairs from two pools in one batch.
@@ -194,9 +211,9 @@ fn up_to_k_positions_are_all_chosen() {
 
 #[test]
 fn a_nan_score_is_an_error_of_its_own_query_only() {
-    let (dim, n, k) = (16, 100, 10);
-    let keys = Keys::new(KvEncoding::F32, dim, &Random::new(4).numbers(n * dim), 0, 1);
-    for ctx in contexts() {
+    let (dim, n, k) = (32, 100, 10);
+    let keys = Keys::new(KvEncoding::Bf16, dim, &Random::new(4).numbers(n * dim), 0, 1);
+    for ctx in both_dtypes() {
         let shape = IndexShape { codec: keys.codec, heads: 1, k };
         let rows = [IndexRows { keys: keys.paged(), start: 90, rows: 3 }];
         let mut q = Random::new(5).numbers(3 * dim);
@@ -207,5 +224,22 @@ fn a_nan_score_is_an_error_of_its_own_query_only() {
         assert_eq!(error.row, 1);
         assert!(choice.row(1).is_empty());
         assert_eq!((choice.row(0), choice.row(2)), (clean.row(0), clean.row(2)));
+    }
+}
+
+#[test]
+fn heads_are_added_alike_on_every_path() {
+    let mut random = Random::new(6);
+    let heads = 5;
+    let mut dots = random.numbers(heads * PAGE_ROWS);
+    dots[3] = f32::NAN;
+    dots[PAGE_ROWS + 4] = f32::NEG_INFINITY;
+    let (w, mut factors) = (random.numbers(heads), [0.0; PAGE_ROWS]);
+    factors.copy_from_slice(&random.numbers(PAGE_ROWS));
+    let all: Vec<_> = contexts().iter().map(|ctx| combine(ctx, &w, &dots, &factors)).collect();
+    assert!(all[0][3].is_nan());
+    for scores in &all {
+        let same = scores.iter().zip(&all[0]).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()));
+        assert!(same);
     }
 }

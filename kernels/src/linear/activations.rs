@@ -10,7 +10,7 @@ use super::depth::Depth;
 
 /// What a word of activations is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Words {
+pub(crate) enum Words {
     F32,
     /// An f32, rounded to bf16.
     Rounded,
@@ -20,50 +20,50 @@ pub(super) enum Words {
 
 /// Rows in groups of nearly equal size, none above [`TILE_ROWS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Groups {
+pub(crate) struct Groups {
     rows: usize,
 }
 
 impl Groups {
-    pub(super) fn of(rows: usize) -> Self {
+    pub(crate) fn of(rows: usize) -> Self {
         Self { rows }
     }
 
-    pub(super) fn count(self) -> usize {
+    pub(crate) fn count(self) -> usize {
         self.rows.div_ceil(TILE_ROWS)
     }
 
     /// The first row of a group; the number of rows for what comes after the last.
-    pub(super) fn start(self, group: usize) -> usize {
+    pub(crate) fn start(self, group: usize) -> usize {
         let count = self.count().max(1);
         group * (self.rows / count) + group.min(self.rows % count)
     }
 
     /// The rows of a group.
-    pub(super) fn rows(self, group: usize) -> Range<usize> {
+    pub(crate) fn rows(self, group: usize) -> Range<usize> {
         self.start(group)..self.start(group + 1)
     }
 }
 
 /// Activations of a product, and how they are laid out for it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout<'a> {
+pub(crate) struct Layout<'a> {
     /// [rows, k].
-    pub(super) x: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) k: usize,
-    pub(super) depth: Depth,
-    pub(super) words: Words,
+    pub(crate) x: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) k: usize,
+    pub(crate) depth: Depth,
+    pub(crate) words: Words,
 }
 
 impl Layout<'_> {
     /// How the rows are grouped.
-    pub(super) fn groups(&self) -> Groups {
+    pub(crate) fn groups(&self) -> Groups {
         Groups::of(self.rows)
     }
 
     /// Words of a row that go with a line.
-    pub(super) fn line_words(&self) -> usize {
+    pub(crate) fn line_words(&self) -> usize {
         match self.words {
             Words::Pairs => self.depth.line_k() / 2,
             Words::F32 | Words::Rounded => self.depth.line_k(),
@@ -71,18 +71,18 @@ impl Layout<'_> {
     }
 
     /// Words of a row.
-    pub(super) fn row_words(&self) -> usize {
+    pub(crate) fn row_words(&self) -> usize {
         self.depth.lines() * self.line_words()
     }
 
     /// Whether the words are the same for both.
-    pub(super) fn same(&self, other: &Layout<'_>) -> bool {
+    pub(crate) fn same(&self, other: &Layout<'_>) -> bool {
         std::ptr::eq(self.x, other.x) && (self.depth, self.words) == (other.depth, other.words)
     }
 }
 
 /// Lays out the activations of every product, each in its own words.
-pub(super) fn lay_out(ctx: &Ctx, layouts: &[Layout<'_>], mut words: &mut [f32]) {
+pub(crate) fn lay_out(ctx: &Ctx, layouts: &[Layout<'_>], mut words: &mut [f32]) {
     let mut jobs = Vec::with_capacity(layouts.iter().map(|l| l.groups().count()).sum());
     for layout in layouts {
         for rows in (0..layout.groups().count()).map(|g| layout.groups().rows(g)) {

@@ -7,7 +7,7 @@ use crate::panel::Encoding;
 
 /// The cut of `k` inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Depth {
+pub(crate) struct Depth {
     k: usize,
     line_k: usize,
     /// k of the first block, which a slice may cut, and of the others.
@@ -17,27 +17,27 @@ pub(super) struct Depth {
 
 impl Depth {
     /// One block of `k`.
-    pub(super) fn whole(encoding: Encoding, k: usize) -> Self {
+    pub(crate) fn whole(encoding: Encoding, k: usize) -> Self {
         Self::blocks_of(encoding, k, k, k)
     }
 
     /// A block of `first` and then blocks of `block`.
-    pub(super) fn blocks_of(encoding: Encoding, k: usize, first: usize, block: usize) -> Self {
+    pub(crate) fn blocks_of(encoding: Encoding, k: usize, first: usize, block: usize) -> Self {
         Self { k, line_k: encoding.line_k(), first: first.min(k), block: block.max(1) }
     }
 
     /// k of a line.
-    pub(super) fn line_k(&self) -> usize {
+    pub(crate) fn line_k(&self) -> usize {
         self.line_k
     }
 
     /// Blocks along k; at least one.
-    pub(super) fn blocks(&self) -> usize {
+    pub(crate) fn blocks(&self) -> usize {
         1 + (self.k - self.first).div_ceil(self.block)
     }
 
     /// The k of a block.
-    pub(super) fn block_k(&self, block: usize) -> Range<usize> {
+    pub(crate) fn block_k(&self, block: usize) -> Range<usize> {
         match block {
             0 => 0..self.first,
             _ => {
@@ -48,7 +48,7 @@ impl Depth {
     }
 
     /// The first line of a block; the number of lines for what comes after the last.
-    pub(super) fn block_line(&self, block: usize) -> usize {
+    pub(crate) fn block_line(&self, block: usize) -> usize {
         if block == 0 {
             return 0;
         }
@@ -59,22 +59,22 @@ impl Depth {
     }
 
     /// Lines of the first block.
-    pub(super) fn first_lines(&self) -> usize {
+    pub(crate) fn first_lines(&self) -> usize {
         self.first.div_ceil(self.line_k)
     }
 
     /// Lines of a full block that is not the first.
-    pub(super) fn block_lines(&self) -> usize {
+    pub(crate) fn block_lines(&self) -> usize {
         self.block.div_ceil(self.line_k)
     }
 
     /// Lines of a panel.
-    pub(super) fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.block_line(self.blocks())
     }
 
     /// The blocks that have a line among these.
-    pub(super) fn blocks_in(&self, lines: Range<usize>) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn blocks_in(&self, lines: Range<usize>) -> impl Iterator<Item = usize> + use<> {
         let block_of = |line: usize| match line.checked_sub(self.first_lines()) {
             Some(after) => 1 + after / self.block_lines(),
             None => 0,
@@ -83,7 +83,7 @@ impl Depth {
     }
 
     /// The block that holds `k`, and the line.
-    pub(super) fn place(&self, k: usize) -> (usize, usize) {
+    pub(crate) fn place(&self, k: usize) -> (usize, usize) {
         let block = if k < self.first { 0 } else { 1 + (k - self.first) / self.block };
         (block, self.block_line(block) + (k - self.block_k(block).start) / self.line_k)
     }
