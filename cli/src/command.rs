@@ -12,7 +12,7 @@ const ABOUT: &str = "Serves DeepSeek-V3.2-style language models on a cluster";
 
 const EXAMPLES: &str = "\
 Examples:
-  hadal up                               a whole cluster in this process, with a tiny built-in model
+  hadal up                               a whole cluster in this process, with the bundled sample model
   hadal up ~/models/DeepSeek-V3.2-Exp    the same with a checkpoint from Hugging Face
   hadal chat                             talk to it
   hadal eval book.txt                    what sparse attention costs it in quality
