@@ -55,6 +55,11 @@ impl Axis {
         ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
     }
 
+    /// Characters of the widest label.
+    pub(super) fn label_chars(&self) -> usize {
+        self.ticks.iter().map(|tick| self.label(*tick).chars().count()).max().unwrap_or(0)
+    }
+
     /// A tick's value as text.
     pub(super) fn label(&self, tick: f64) -> String {
         let text = format!("{tick:.*}", self.decimals);

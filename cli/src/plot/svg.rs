@@ -7,10 +7,12 @@ use super::{Curve, Plot, axis::Axis};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 24.0;
+const LEFT_MIN: f64 = 64.0;
+const RIGHT_MIN: f64 = 24.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 52.0;
+/// About the width of a character: no font is at hand that could tell.
+const CHARACTER: f64 = 7.5;
 
 /// Ground, text, grid, and four curves; colours that also those tell apart who do not see red and green (Okabe and Ito).
 const STYLE: &str = "\
@@ -48,8 +50,14 @@ pub(crate) fn svg(plots: &[Plot]) -> String {
     out
 }
 
-fn x_of(x: &Axis, value: f64) -> f64 {
-    LEFT + x.at(value) * (WIDTH - LEFT - RIGHT)
+/// Where the x axis begins and ends: beside it is room for the widest label of y, and for half of one of x.
+fn sides(x: &Axis, y: &Axis) -> (f64, f64) {
+    let width = |axis: &Axis| CHARACTER * axis.label_chars() as f64;
+    (LEFT_MIN.max(width(y) + 16.0), WIDTH - RIGHT_MIN.max(width(x) / 2.0 + 4.0))
+}
+
+fn x_of(x: &Axis, (left, right): (f64, f64), value: f64) -> f64 {
+    left + x.at(value) * (right - left)
 }
 
 fn y_of(y: &Axis, value: f64) -> f64 {
@@ -58,25 +66,26 @@ fn y_of(y: &Axis, value: f64) -> f64 {
 
 fn panel(plot: &Plot, out: &mut String) {
     let (x, y) = plot.axes(10, 5);
-    text(out, (LEFT, 24.0), "title", "start", &plot.title);
-    let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    let (left, right) = sides(&x, &y);
+    let bottom = HEIGHT - BOTTOM;
+    text(out, (left, 24.0), "title", "start", &plot.title);
     for tick in &y.ticks {
         let at = y_of(&y, *tick);
-        line(out, "grid", (LEFT, at), (right, at));
-        text(out, (LEFT - 8.0, at + 4.0), "tick", "end", &y.label(*tick));
+        line(out, "grid", (left, at), (right, at));
+        text(out, (left - 8.0, at + 4.0), "tick", "end", &y.label(*tick));
     }
-    line(out, "axis", (LEFT, bottom), (right, bottom));
+    line(out, "axis", (left, bottom), (right, bottom));
     for tick in &x.ticks {
-        let at = x_of(&x, *tick);
+        let at = x_of(&x, (left, right), *tick);
         line(out, "axis", (at, bottom), (at, bottom + 5.0));
         text(out, (at, bottom + 20.0), "tick", "middle", &x.label(*tick));
     }
-    text(out, ((LEFT + right) / 2.0, HEIGHT - 12.0), "label", "middle", &plot.x);
+    text(out, ((left + right) / 2.0, HEIGHT - 12.0), "label", "middle", &plot.x);
     for (curve, i) in plot.curves.iter().zip((0..4).cycle()) {
-        let points: Vec<_> = plot.shown(curve).map(|(px, py)| (x_of(&x, px), y_of(&y, py))).collect();
+        let points: Vec<_> = plot.shown(curve).map(|(px, py)| (x_of(&x, (left, right), px), y_of(&y, py))).collect();
         drawn(out, i, &points);
     }
-    legend(&plot.curves, out);
+    legend(&plot.curves, left, out);
 }
 
 /// One curve.
@@ -102,14 +111,13 @@ fn mark(out: &mut String, i: usize, (x, y): (f64, f64)) {
 }
 
 /// Names of the curves, in a row below the title.
-fn legend(curves: &[Curve], out: &mut String) {
-    let mut x = LEFT;
+fn legend(curves: &[Curve], left: f64, out: &mut String) {
+    let mut x = left;
     for (curve, i) in curves.iter().zip((0..4).cycle()) {
         let _ = writeln!(out, "<path class=\"line c{i} d{i}\" d=\"M{x:.1} 42 h28\"/>");
         mark(out, i, (x + 14.0, 42.0));
         text(out, (x + 36.0, 46.0), "name", "start", &curve.name);
-        // About the width of the text: no font is at hand that could tell.
-        x += 60.0 + 7.0 * curve.name.chars().count() as f64;
+        x += 60.0 + CHARACTER * curve.name.chars().count() as f64;
     }
 }
 
@@ -119,6 +127,8 @@ fn line(out: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
 }
 
 fn text(out: &mut String, (x, y): (f64, f64), class: &str, anchor: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    // Characters that XML does not allow, and others that do not show: names come from a cluster and from files.
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    let text = text.replace(hidden, " ").replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
 }

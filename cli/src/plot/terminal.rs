@@ -55,25 +55,26 @@ pub(crate) fn terminal(plot: &Plot) -> String {
     }
     let several = grid.0.iter().flatten().any(|cell| *cell == SEVERAL);
     let mut lines = vec![plot.title.clone()];
-    lines.extend(rows(&grid, &y));
-    lines.extend(foot(plot, &x, several));
+    let margin = MARGIN_MIN.max(y.label_chars());
+    lines.extend(rows(&grid, &y, margin));
+    lines.extend(foot(plot, &x, several, margin));
     lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
-/// Width of what is written left of the y axis.
-const MARGIN: usize = 8;
+/// Width of what is written left of the y axis, at least, so that plots below each other stand in line.
+const MARGIN_MIN: usize = 8;
 
-fn rows(grid: &Grid, y: &Axis) -> impl Iterator<Item = String> {
+fn rows(grid: &Grid, y: &Axis, margin: usize) -> impl Iterator<Item = String> {
     let row_of = |tick: f64| ROWS - 1 - (y.at(tick) * (ROWS - 1) as f64).round() as usize;
     grid.0.iter().enumerate().map(move |(row, cells)| {
         let tick = y.ticks.iter().find(|tick| row_of(**tick) == row);
         let (label, line) = tick.map_or((String::new(), '│'), |tick| (y.label(*tick), '┤'));
-        format!("{label:>MARGIN$} {line}{}", cells.iter().collect::<String>())
+        format!("{label:>margin$} {line}{}", cells.iter().collect::<String>())
     })
 }
 
 /// The x axis, its ticks, and the legend.
-fn foot(plot: &Plot, x: &Axis, several: bool) -> [String; 3] {
+fn foot(plot: &Plot, x: &Axis, several: bool, margin: usize) -> [String; 3] {
     let (mut line, mut labels) = (vec!['─'; COLUMNS], vec![' '; COLUMNS + 8]);
     let mut free = 0;
     for tick in &x.ticks {
@@ -97,7 +98,7 @@ fn foot(plot: &Plot, x: &Axis, several: bool) -> [String; 3] {
     if several {
         legend.push(format!("{SEVERAL} {}", if plot.curves.len() == 2 { "both" } else { "several" }));
     }
-    let indent = " ".repeat(MARGIN);
+    let indent = " ".repeat(margin);
     [
         format!("{indent} └{}", line.iter().collect::<String>()),
         format!("{indent}  {}", labels.iter().collect::<String>()),

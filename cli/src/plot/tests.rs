@@ -81,3 +81,23 @@ fn y_ends_that_are_given_are_kept() {
     let text = terminal(&Plot { y_ends: Some((0.0, 1.0)), ..plot() });
     assert!(text.contains("1.0 ┤") && text.contains("0.0 ┤"), "{text}");
 }
+
+#[test]
+fn wide_labels_have_room() {
+    let far = curve("far", &[(1.0, 2.5e9), (1e9, 7.5e10)]);
+    let wide = Plot { x_log2: true, curves: vec![far], ..Plot::default() };
+    let shown = terminal(&wide);
+    let column = |line: &str| line.chars().position(|c| "│┤└".contains(c));
+    let axis: std::collections::BTreeSet<_> = shown.lines().filter_map(column).collect();
+    assert_eq!(axis.len(), 1, "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    // Eleven characters end 8 before the axis.
+    assert!(svg(&[wide]).contains("x=\"90.5\" y=\"68.0\" text-anchor=\"end\">80000000000</text>"));
+}
+
+#[test]
+fn names_with_characters_that_xml_does_not_have_are_shown_without() {
+    let text = svg(&[Plot { title: "a\u{1b}[2Jb\u{0}c\u{ffff}".into(), ..plot() }]);
+    assert!(text.contains(">a [2Jb c </text>"), "{text}");
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+}
