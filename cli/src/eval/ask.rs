@@ -1,10 +1,12 @@
 //! The requests of an evaluation: ordinary ones of `hadal.v1`.
 
+use std::time::Duration;
+
 use hadal_proto::v1;
 use hadal_proto::v1::hadal_client::HadalClient;
 use hadal_shell::exit::Exit;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
 use super::text::{Window, pieces};
 use crate::fault::Fault;
@@ -15,6 +17,11 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// Tokens of an answer at most: a sentence with a number.
 const ANSWER_TOKENS: u32 = 48;
+
+/// How often a request is made while the cluster has no room for it or cannot be reached, and how long to wait after the
+/// first time; twice as long after each further one. One such moment must not cost a whole evaluation.
+const TRIES_MAX: u32 = 6;
+const WAIT: Duration = Duration::from_millis(500);
 
 /// A model to ask.
 #[derive(Clone)]
@@ -48,19 +55,30 @@ pub(super) struct Answer {
     pub(super) cached_tokens: u32,
 }
 
+/// Deltas and counts of a whole stream.
+type Output = (Vec<v1::Delta>, v1::Usage);
+
+/// What a stream says that an evaluation looks at.
+enum Part {
+    Delta(v1::Delta),
+    Usage(v1::Usage),
+    Other,
+}
+
 impl Ask {
     pub(super) fn new(client: HadalClient<Channel>, model: v1::Model) -> Self {
         Self { client, model }
     }
 
-    async fn tokenized(&self, input: v1::tokenize_request::Input) -> Result<Vec<u32>, tonic::Status> {
+    async fn tokenized(&self, input: v1::tokenize_request::Input) -> Result<Vec<u32>, Status> {
         let request = v1::TokenizeRequest { model: self.model.name.clone(), input: Some(input) };
-        Ok(self.client.clone().tokenize(request).await?.into_inner().token_ids)
+        let ask = || async { Ok(self.client.clone().tokenize(request.clone()).await?.into_inner().token_ids) };
+        patiently(WAIT, ask).await
     }
 
     async fn piece(&self, text: &str) -> Result<Vec<u32>, Fault> {
         let tokens = self.tokenized(v1::tokenize_request::Input::Text(text.to_owned())).await;
-        tokens.map_err(|status| refused(&status))
+        tokens.map_err(|status| failed(&status))
     }
 
     /// The tokens that the model wants before every text.
@@ -89,7 +107,7 @@ impl Ask {
         match self.tokenized(v1::tokenize_request::Input::Conversation(conversation)).await {
             Ok(_) => Ok(true),
             Err(status) if status.code() == Code::InvalidArgument => Ok(false),
-            Err(status) => Err(refused(&status)),
+            Err(status) => Err(failed(&status)),
         }
     }
 
@@ -127,7 +145,12 @@ impl Ask {
     ) -> Result<Answer, Fault> {
         let sampling = |stop: &[&str]| v1::SamplingOptions {
             max_tokens: Some(ANSWER_TOKENS),
+            // All that a model's generation_config.json may say otherwise.
             temperature: Some(0.0),
+            top_p: Some(1.0),
+            top_k: Some(0),
+            min_p: Some(0.0),
+            repetition_penalty: Some(1.0),
             stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
             ..Default::default()
         };
@@ -151,7 +174,7 @@ impl Ask {
         prompt: v1::generate_request::Prompt,
         sampling: v1::SamplingOptions,
         options: v1::RequestOptions,
-    ) -> Result<(Vec<v1::Delta>, v1::Usage), Fault> {
+    ) -> Result<Output, Fault> {
         use v1::generate_response::Event;
         let request = v1::GenerateRequest {
             model: self.model.name.clone(),
@@ -159,16 +182,13 @@ impl Ask {
             sampling: Some(sampling),
             options: Some(options),
         };
-        let (mut deltas, mut last) = (Vec::new(), v1::Usage::default());
-        let mut events = self.client.clone().generate(request).await.map_err(|s| refused(&s))?.into_inner();
-        while let Some(response) = events.message().await.map_err(|s| refused(&s))? {
-            match response.event {
-                Some(Event::Delta(delta)) => deltas.push(delta),
-                Some(Event::Usage(usage)) => last = usage,
-                _ => {}
-            }
-        }
-        Ok((deltas, last))
+        let part = |response: v1::GenerateResponse| match response.event {
+            Some(Event::Delta(delta)) => Part::Delta(delta),
+            Some(Event::Usage(usage)) => Part::Usage(usage),
+            _ => Part::Other,
+        };
+        let ask = || async { output(self.client.clone().generate(request.clone()).await?.into_inner(), part).await };
+        patiently(WAIT, ask).await.map_err(|status| failed(&status))
     }
 
     async fn chat(
@@ -176,7 +196,7 @@ impl Ask {
         messages: Vec<v1::Message>,
         sampling: v1::SamplingOptions,
         options: v1::RequestOptions,
-    ) -> Result<(Vec<v1::Delta>, v1::Usage), Fault> {
+    ) -> Result<Output, Fault> {
         use v1::chat_response::Event;
         let request = v1::ChatRequest {
             model: self.model.name.clone(),
@@ -185,17 +205,57 @@ impl Ask {
             options: Some(options),
             thinking: false,
         };
-        let (mut deltas, mut last) = (Vec::new(), v1::Usage::default());
-        let mut events = self.client.clone().chat(request).await.map_err(|s| refused(&s))?.into_inner();
-        while let Some(response) = events.message().await.map_err(|s| refused(&s))? {
-            match response.event {
-                Some(Event::Delta(delta)) => deltas.push(delta),
-                Some(Event::Usage(usage)) => last = usage,
-                _ => {}
-            }
-        }
-        Ok((deltas, last))
+        let part = |response: v1::ChatResponse| match response.event {
+            Some(Event::Delta(delta)) => Part::Delta(delta),
+            Some(Event::Usage(usage)) => Part::Usage(usage),
+            _ => Part::Other,
+        };
+        let ask = || async { output(self.client.clone().chat(request.clone()).await?.into_inner(), part).await };
+        patiently(WAIT, ask).await.map_err(|status| failed(&status))
     }
+}
+
+/// Reads a stream to its end.
+async fn output<R>(mut events: Streaming<R>, part: impl Fn(R) -> Part) -> Result<Output, Status> {
+    let (mut deltas, mut last) = (Vec::new(), v1::Usage::default());
+    while let Some(response) = events.message().await? {
+        match part(response) {
+            Part::Delta(delta) => deltas.push(delta),
+            Part::Usage(usage) => last = usage,
+            Part::Other => {}
+        }
+    }
+    Ok((deltas, last))
+}
+
+/// Whether the same request may be answered a little later.
+fn transient(status: &Status) -> bool {
+    matches!(status.code(), Code::ResourceExhausted | Code::Unavailable)
+}
+
+/// Asks, and again after `wait` and longer while that may help.
+async fn patiently<T, F: Future<Output = Result<T, Status>>>(
+    mut wait: Duration,
+    ask: impl Fn() -> F,
+) -> Result<T, Status> {
+    for _ in 1..TRIES_MAX {
+        match ask().await {
+            Err(status) if transient(&status) => tokio::time::sleep(wait).await,
+            ended => return ended,
+        }
+        wait *= 2;
+    }
+    ask().await
+}
+
+/// A request that was refused in the end.
+fn failed(status: &Status) -> Fault {
+    let fault = refused(status);
+    if !transient(status) {
+        return fault;
+    }
+    let hint = "a lower --concurrency asks less of the cluster at a time";
+    Fault::say(fault.exit, format!("{fault}; so it was {TRIES_MAX} times: {hint}"))
 }
 
 /// The question has a turn of its own, so that what is asked does not change the tokens of the text.
@@ -210,5 +270,35 @@ fn options(attention: v1::Attention, group: &Group) -> v1::RequestOptions {
         session: group.session.clone(),
         attention: attention.into(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Asks what is refused so many times, and then answered; tells how often it was asked.
+    async fn asked(refusals: u32, code: Code) -> (Result<(), Status>, u32) {
+        let count = Cell::new(0);
+        let ask = || {
+            count.set(count.get() + 1);
+            std::future::ready(if count.get() > refusals { Ok(()) } else { Err(Status::new(code, "full")) })
+        };
+        (patiently(Duration::ZERO, ask).await, count.get())
+    }
+
+    #[tokio::test]
+    async fn what_may_be_answered_later_is_asked_again_and_not_for_ever() {
+        for code in [Code::ResourceExhausted, Code::Unavailable] {
+            let (ended, count) = asked(TRIES_MAX - 1, code).await;
+            assert_eq!((ended.is_ok(), count), (true, TRIES_MAX));
+            let (ended, count) = asked(u32::MAX, code).await;
+            let fault = failed(&ended.unwrap_err()).to_string();
+            assert!(count == TRIES_MAX && fault.starts_with("full") && fault.contains("--concurrency"), "{fault}");
+        }
+        let (ended, count) = asked(1, Code::InvalidArgument).await;
+        assert_eq!((failed(&ended.unwrap_err()).to_string().as_str(), count), ("full", 1));
     }
 }
