@@ -39,8 +39,14 @@ const WINDOW_DEFAULT: u32 = 2048;
 /// Distances when none are given, as far as the context goes.
 const DISTANCES: [u32; 5] = [128, 256, 512, 1024, 2048];
 
-/// Tokens beside the distance: text before the fact, the question, its template and the answer.
+/// Tokens beside the distance: text before the fact (twice `measure`'s 64 at most), the question, its template and the
+/// answer.
 const AROUND_TOKENS: u32 = 256;
+
+/// Bounds of what is measured, and of what a cluster is asked at a time.
+const WINDOWS_MAX: i64 = 10_000;
+const NEEDLES_MAX: i64 = 10_000;
+const CONCURRENCY_MAX: i64 = 1024;
 
 /// Conversations that are asked again through the prefix cache, at most.
 const CACHED_MAX: usize = 4;
@@ -57,19 +63,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(i64::from(WINDOW_MIN)..))]
     window: Option<u32>,
     /// Windows to score, at most: as many as the text has, from its beginning
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=WINDOWS_MAX))]
     windows: u32,
     /// Tokens between a fact and its question; 128,256,512,1024,2048 when left out, as far as the context goes
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(16..))]
     distances: Vec<u32>,
     /// Facts to ask for at each distance; 0 asks for none
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(..=NEEDLES_MAX))]
     needles: u32,
     /// Other facts of the same form in the text, to tell apart
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=needle::OTHERS_MAX as i64))]
     others: u32,
     /// Requests at a time
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=CONCURRENCY_MAX))]
     concurrency: u32,
     /// Write the curves to this file
     #[arg(long, value_name = "FILE")]
@@ -85,9 +91,12 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     let (client, model) = options.served.connect().await?;
     let lengths = Lengths::of(&options, &model)?;
     if let Some(path) = &options.svg {
-        // A wrong path shows before the measuring, which takes minutes.
-        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-        opened.map_err(|error| unwritten(path, &error))?;
+        writable(path).map_err(|error| unwritten(path, &error))?;
+    }
+    if options.needles > 0 && lengths.distances.is_empty() {
+        let (v1::Model { name, context_tokens: context, .. }, [shortest, ..]) = (&model, DISTANCES);
+        let why = format!("in a context of {context} tokens there is no room for a distance of {shortest}");
+        eprintln!("hadal: {name} is not asked for facts: {why}; give shorter --distances");
     }
     let report = measured(&options, &lengths, &text, Ask::new(client, model.clone()), &model).await?;
     if let Some(path) = &options.svg {
@@ -100,6 +109,18 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     };
     run::print(&shown)?;
     Ok(Exit::Ok)
+}
+
+/// Whether a file can be written, as it is wanted only after the measuring, which takes minutes. What is there is left as
+/// it is, and so is a place where nothing is.
+fn writable(path: &Path) -> std::io::Result<()> {
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::OpenOptions::new().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn unwritten(path: &Path, error: &std::io::Error) -> Fault {
@@ -128,15 +149,19 @@ impl Lengths {
     fn of(options: &Options, model: &v1::Model) -> Result<Self, Fault> {
         let v1::Model { name, context_tokens: context, .. } = model;
         let fits = format!("{name} has a context of {context} tokens");
+        if *context < WINDOW_MIN {
+            return Err(Fault::say(Exit::Usage, format!("{fits}; the shortest window is {WINDOW_MIN}")));
+        }
         let window = options.window.unwrap_or(WINDOW_DEFAULT.min(*context));
         if window > *context {
             return Err(Fault::say(Exit::Usage, format!("--window {window} does not fit: {fits}")));
         }
-        let farthest = context.saturating_sub(AROUND_TOKENS);
+        // A text may be a little longer than its distance.
+        let farthest = (f64::from(context.saturating_sub(AROUND_TOKENS)) / (1.0 + needle::NEAR_SHARE)) as u32;
         let mut distances = options.distances.clone();
         if let Some(far) = distances.iter().find(|distance| **distance > farthest) {
-            let most = format!("{AROUND_TOKENS} of which go to the question and what is around it");
-            return Err(Fault::say(Exit::Usage, format!("--distances {far} does not fit: {fits}, {most}")));
+            let most = format!("with the question and what is around it, distances up to {farthest} fit");
+            return Err(Fault::say(Exit::Usage, format!("--distances {far} does not fit: {fits}; {most}")));
         }
         if distances.is_empty() {
             distances = DISTANCES.into_iter().filter(|distance| *distance <= farthest).collect();
@@ -196,8 +221,8 @@ async fn measured(
         prefix,
         others,
     };
-    if let Some(&nearest) = lengths.distances.first() {
-        haystack.has_room(nearest).await?;
+    if let [nearest, ..] = lengths.distances[..] {
+        haystack.has_room(nearest, lengths.distances.last().copied().unwrap_or(nearest)).await?;
     }
     let scored = measure::scored(&ask, windows, limit).await?;
     let Some(all) = score::all(&scored) else {
@@ -218,6 +243,7 @@ async fn measured(
         all,
         by_position: score::by_position(&scored),
         others,
+        asked_by: if haystack.chats { "chat" } else { "text" },
         recall,
         cached,
     })

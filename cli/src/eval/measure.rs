@@ -1,10 +1,11 @@
 //! Carries out an evaluation: what is asked, in which order, and how much at a time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hadal_proto::v1::Attention;
 use hadal_shell::exit::Exit;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::ask::{Ask, Group, Said};
 use super::needle::{Draws, Needle, resized, right};
@@ -14,15 +15,19 @@ use super::text::Window;
 use crate::fault::Fault;
 use crate::progress::Progress;
 
-/// Runs all jobs, at most `limit` at a time; their results are in the jobs' order.
+/// How often progress is shown while nothing ends.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs `count` jobs, at most `limit` at a time, each made when its turn comes; their results are in the jobs' order.
 async fn all<T: Send + 'static>(
     what: &str,
     limit: usize,
-    jobs: Vec<impl Future<Output = Result<T, Fault>> + Send + 'static>,
+    count: usize,
+    jobs: impl Iterator<Item = impl Future<Output = Result<T, Fault>> + Send + 'static>,
 ) -> Result<Vec<T>, Fault> {
-    let (progress, count) = (Progress::new(), jobs.len());
-    let mut results: Vec<Option<T>> = jobs.iter().map(|_| None).collect();
-    let mut waiting = jobs.into_iter().enumerate();
+    let (progress, begun) = (Progress::new(), Instant::now());
+    let mut results: Vec<Option<T>> = (0..count).map(|_| None).collect();
+    let mut waiting = jobs.take(count).enumerate();
     // Dropped at the first failure, and that cancels the others on the cluster.
     let mut running = JoinSet::new();
     let mut done = 0;
@@ -31,11 +36,12 @@ async fn all<T: Send + 'static>(
             let Some((i, job)) = waiting.next() else { break };
             running.spawn(async move { (i, job.await) });
         }
-        progress.show(|| format!("{what}: {done} of {count}"));
-        match running.join_next().await {
-            None => return Ok(results.into_iter().flatten().collect()),
-            Some(Err(broken)) => return Err(Fault::new(Exit::Software, broken)),
-            Some(Ok((i, result))) => results[i] = Some(result?),
+        progress.show(|| format!("{what}: {done} of {count}, {} s", begun.elapsed().as_secs()));
+        match timeout(TICK, running.join_next()).await {
+            Err(_) => continue,
+            Ok(None) => return Ok(results.into_iter().flatten().collect()),
+            Ok(Some(Err(broken))) => return Err(Fault::new(Exit::Software, broken)),
+            Ok(Some(Ok((i, result)))) => results[i] = Some(result?),
         }
         done += 1;
     }
@@ -62,8 +68,8 @@ pub(super) async fn scored(ask: &Ask, windows: Vec<Window>, limit: usize) -> Res
         async move { ask.score(&window, kind).await }
     };
     let begins: Vec<usize> = windows.iter().map(|window| window.prompt.len()).collect();
-    let jobs = windows.into_iter().flat_map(|window| KINDS.map(|kind| score(window.clone(), kind))).collect();
-    let said = all("perplexity, windows of text", limit, jobs).await?;
+    let jobs = windows.into_iter().flat_map(|window| KINDS.map(|kind| score(window.clone(), kind)));
+    let said = all("perplexity, windows of text", limit, KINDS.len() * begins.len(), jobs).await?;
     let window = |(pair, begin): (&[Vec<Said>], &usize)| paired(&pair[0], &pair[1], *begin);
     Ok(said.chunks_exact(2).zip(&begins).flat_map(window).collect())
 }
@@ -127,27 +133,31 @@ impl Haystack {
         Err(Fault::say(Exit::Usage, format!("{why}; give fewer --others or longer --distances")))
     }
 
-    /// Whether the other facts leave room at a distance, to be known before anything is measured.
-    pub(super) async fn has_room(&self, distance: usize) -> Result<(), Fault> {
-        self.hidden(distance, 0).await.map(drop)
+    /// Whether facts can be asked for, to be known before anything is measured: the others must leave room at the
+    /// nearest distance, and the context must have room for the farthest with all that is around it.
+    pub(super) async fn has_room(&self, nearest: usize, farthest: usize) -> Result<(), Fault> {
+        self.hidden(nearest, 0).await?;
+        let first = self.clone().found(farthest, 0, &KINDS[..1]);
+        all("the longest text, to see that it fits", 1, 1, std::iter::once(first)).await.map(drop)
     }
 
-    async fn found(self, distance: usize, index: usize) -> Result<[bool; 2], Fault> {
+    async fn found(self, distance: usize, index: usize, kinds: &[Attention]) -> Result<Vec<bool>, Fault> {
         let (needle, text) = self.hidden(distance, index).await?;
         let asked = &needle.facts[0];
-        let mut found = [false; 2];
-        for (kind, found) in KINDS.into_iter().zip(&mut found) {
-            let answer = self.ask.answer((&text, &asked.question()), self.chats, kind, &Group::default()).await?;
-            *found = right(&answer.text, asked, &needle.facts);
+        let mut found = Vec::new();
+        for kind in kinds {
+            let answer = self.ask.answer((&text, &asked.question()), self.chats, *kind, &Group::default()).await?;
+            found.push(right(&answer.text, asked, &needle.facts));
         }
         Ok(found)
     }
 
     /// Asks for `needles` facts at every distance.
     pub(super) async fn recall(&self, distances: &[usize], needles: usize, limit: usize) -> Result<Vec<Recall>, Fault> {
-        let ask = |distance: usize| (0..needles).map(move |index| self.clone().found(distance, index));
-        let found = all("needles", limit, distances.iter().flat_map(|distance| ask(*distance)).collect()).await?;
-        let row = |(distance, found): (&usize, &[[bool; 2]])| {
+        let ask = |distance: usize| (0..needles).map(move |index| self.clone().found(distance, index, &KINDS));
+        let jobs = distances.iter().flat_map(|distance| ask(*distance));
+        let found = all("needles", limit, distances.len() * needles, jobs).await?;
+        let row = |(distance, found): (&usize, &[Vec<bool>])| {
             let count = |kind: usize| found.iter().filter(|found| found[kind]).count();
             Recall { distance: *distance, asked: found.len(), sparse: count(0), dense: count(1) }
         };
@@ -190,7 +200,8 @@ impl Haystack {
         // Of this run alone: what an earlier one left in caches must not be found.
         let run = format!("eval-{since:x}");
         let of = |index: usize| KINDS.map(|kind| self.clone().again(distance, index, kind, run.clone()));
-        let all = all("needles through the prefix cache", 1, (0..count).flat_map(of).collect()).await?;
+        let jobs = (0..count).flat_map(of);
+        let all = all("needles through the prefix cache", 1, KINDS.len() * count, jobs).await?;
         let sum = |kind: usize| all.iter().skip(kind).step_by(2).fold(Cached::default(), |sum, one| sum.plus(one));
         Ok([sum(0), sum(1)])
     }
@@ -198,6 +209,11 @@ impl Haystack {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[tokio::test]
@@ -208,7 +224,7 @@ mod tests {
             }
             Ok(i)
         });
-        assert_eq!(all("test", 7, jobs.collect()).await.unwrap(), (0..20).collect::<Vec<_>>());
+        assert_eq!(all("test", 7, 20, jobs).await.unwrap(), (0..20).collect::<Vec<_>>());
     }
 
     #[tokio::test]
@@ -219,6 +235,21 @@ mod tests {
                 _ => std::future::pending::<Result<(), _>>().await,
             }
         });
-        assert_eq!(all("test", 3, jobs.collect()).await.unwrap_err().exit, Exit::Data);
+        assert_eq!(all("test", 3, 3, jobs).await.unwrap_err().exit, Exit::Data);
+    }
+
+    #[tokio::test]
+    async fn no_more_jobs_are_made_than_run() {
+        let (made, done) = (Cell::new(0), Arc::new(AtomicU32::new(0)));
+        let jobs = (0..20u32).map(|_| {
+            made.set(made.get() + 1);
+            assert!(made.get() <= 3 + done.load(Relaxed), "a job was made before its turn");
+            let done = done.clone();
+            async move {
+                done.fetch_add(1, Relaxed);
+                Ok(())
+            }
+        });
+        assert_eq!(all("test", 3, 20, jobs).await.unwrap().len(), 20);
     }
 }

@@ -7,7 +7,7 @@
 //! It is "needle in a haystack" by distance; with other facts of the same form it is RULER's multi-key needle, which
 //! asks to tell facts apart and not only to find one [Hsieh et al. 2024, arXiv:2404.06654, niah_multikey_1].
 
-use super::text::{around, sentence};
+use super::text::{around, floor, sentence};
 
 const COLOURS: [&str; 10] = ["red", "blue", "green", "yellow", "white", "black", "brown", "pink", "purple", "silver"];
 const THINGS: [&str; 16] = [
@@ -93,7 +93,9 @@ impl Needle {
     pub(super) fn new(text: &str, draws: &mut Draws, others: usize, head_bytes: usize) -> Self {
         let begin = sentence(text, draws.below(text.len()));
         let start = sentence(text, (begin + head_bytes) % text.len().max(1));
-        let head = around(text, begin, if start > begin { start - begin } else { text.len() - begin + start });
+        let mut head = around(text, begin, if start > begin { start - begin } else { text.len() - begin + start });
+        // A sentence may be long; the head's room in the context is not.
+        let head = head.split_off(floor(&head, head.len().saturating_sub(2 * head_bytes)));
         let facts = facts(draws, others + 1, text);
         let mut places: Vec<f64> = (0..others).map(|_| draws.below(1 << 20) as f64 / f64::from(1 << 20)).collect();
         places.sort_by(|a, b| b.total_cmp(a));
@@ -120,7 +122,7 @@ impl Needle {
 }
 
 /// How near to the wanted distance is near enough: this share, or so many tokens.
-const NEAR_SHARE: f64 = 0.02;
+pub(super) const NEAR_SHARE: f64 = 0.02;
 const NEAR_TOKENS: f64 = 3.0;
 
 /// How many bytes of filler to try next, when `bytes` gave `tokens` and `wanted` are; none when that is near enough.
@@ -179,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn text_without_sentences_makes_no_long_head() {
+        let words = "word ".repeat(4) + &"-".repeat(380) + " word.";
+        for index in 0..50 {
+            let needle = Needle::new(&words, &mut Draws::of(128, index), 0, 30);
+            assert!(needle.head.len() <= 60, "{index}: {:?}", needle.head);
+        }
+    }
+
+    #[test]
     fn other_facts_are_different_and_between() {
         let needle = needle(7);
         let after = needle.after(TEXT, 400);
@@ -193,9 +204,12 @@ mod tests {
 
     #[test]
     fn numbers_of_the_text_are_not_asked_for() {
-        let all: String = (1000..9990).map(|n| format!("{n} ")).collect();
-        let fact = &facts(&mut Draws::of(1, 1), 1, &all)[0];
-        assert_eq!(fact.value.len(), 4);
+        // Half of all numbers, so that a draw that does not look would soon have one.
+        let half: String = (1000..10000).step_by(2).map(|n| format!("{n} ")).collect();
+        for seed in 0..50 {
+            let value = &facts(&mut Draws::of(1, seed), 1, &half)[0].value;
+            assert!(value.len() == 4 && !half.contains(value), "{seed}: {value}");
+        }
         assert_eq!(facts(&mut Draws::of(1, 1), 1000, "").len(), COLOURS.len() * THINGS.len());
     }
 

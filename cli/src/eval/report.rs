@@ -63,6 +63,8 @@ pub(super) struct Report {
     pub(super) all: Score,
     pub(super) by_position: Vec<Score>,
     pub(super) others: usize,
+    /// How needles were asked for: `chat` or, without a chat template, `text`.
+    pub(super) asked_by: &'static str,
     /// Empty when no needles were asked for.
     pub(super) recall: Vec<Recall>,
     /// The distance, and sparse and dense; none when no needles were asked for.
@@ -95,6 +97,11 @@ impl Report {
         out
     }
 
+    /// Whether sparse attention left nothing out: then both kinds compute the same, to the bit.
+    fn everything_chosen(&self) -> bool {
+        self.all.ratio == 1.0 && self.all.ratio_error == Some(0.0)
+    }
+
     fn positions(&self, out: &mut String) {
         let _ = writeln!(out, "perplexity by position");
         let _ = writeln!(
@@ -110,8 +117,8 @@ impl Report {
             let overlap = number(score.overlap, 3);
             let _ = writeln!(out, "  {positions:<14} {tokens:>7} {sparse:>9.3} {dense:>9.3}  {ratio:<18} {overlap}");
         }
-        if self.all.overlap == Some(1.0) {
-            let _ = writeln!(out, "  Everything was chosen: a longer --window shows where choices begin.");
+        if self.everything_chosen() {
+            let _ = writeln!(out, "  Everything was chosen, so nothing was compared: give a longer --window.");
         }
     }
 
@@ -125,6 +132,7 @@ impl Report {
         for Recall { distance, asked, sparse, dense } in &self.recall {
             let _ = writeln!(out, "  {distance:<14} {asked:>7} {sparse:>9} {dense:>9}");
         }
+        let _ = writeln!(out, "  Asked by {}.", self.asked_by);
     }
 
     fn through_cache(&self, out: &mut String) {
@@ -192,8 +200,10 @@ impl Report {
             "windows": self.windows,
             "window_tokens": self.window,
             "prompt_tokens": self.prompt,
+            "everything_chosen": self.everything_chosen(),
             "perplexity": score_json(&self.all),
             "perplexity_by_position": self.by_position.iter().map(score_json).collect::<Vec<_>>(),
+            "asked_by": (!self.recall.is_empty()).then_some(self.asked_by),
             "needle_others": self.others,
             "needle_recall": self.recall.iter().map(recall).collect::<Vec<_>>(),
             "needle_prefix_cache": cached,
@@ -259,6 +269,7 @@ mod tests {
             all: score(96, 512, 0.997),
             by_position: vec![score(96, 128, 1.0), score(128, 512, 0.996)],
             others: 3,
+            asked_by: "chat",
             recall: vec![Recall { distance: 128, asked: 8, sparse: 8, dense: 7 }],
             cached: Some((128, [cached(4), cached(3)])),
         }
@@ -273,7 +284,7 @@ mod tests {
             "  96 to 127          100    10.000    10.000  1.0000 ± 0.0020    0.812",
             "  all                100     9.970    10.000  0.9970 ± 0.0020    0.812",
             "among 3 others",
-            "  128                  8         8         7",
+            "  128                  8         8         7\n  Asked by chat.",
             "  dense                4           4       90 %                 4      3",
             "Share of facts found, sample",
         ] {
@@ -286,15 +297,21 @@ mod tests {
     fn without_needles_there_is_nothing_of_them() {
         let report = Report { recall: Vec::new(), cached: None, ..report() };
         assert!(!report.table().contains("facts") && !report.table().contains("cached"));
-        assert_eq!(report.json()["needle_prefix_cache"], Value::Null);
+        assert_eq!((&report.json()["needle_prefix_cache"], &report.json()["asked_by"]), (&Value::Null, &Value::Null));
         assert_eq!(report.plots().len(), 3);
     }
 
     #[test]
     fn a_window_in_which_everything_is_chosen_says_so() {
         let mut report = report();
-        report.all.overlap = Some(1.0);
+        // Equal bits; the newest position of each choice is none of the choice before, so that the overlap is below 1.
+        report.all = Score { overlap: Some(0.996), ratio_error: Some(0.0), ..score(96, 512, 1.0) };
         assert!(report.table().contains("a longer --window"));
+        assert_eq!(report.json()["everything_chosen"], true);
+        // Equal in the mean alone.
+        report.all.ratio_error = Some(0.002);
+        assert!(!report.table().contains("a longer --window"));
+        assert_eq!(report.json()["everything_chosen"], false);
     }
 
     #[test]
@@ -302,7 +319,7 @@ mod tests {
         let json = report().json();
         assert_eq!(json["perplexity"]["ratio"], 0.997);
         assert_eq!(json["perplexity_by_position"][1]["first_position"], 128);
-        assert_eq!(json["needle_recall"][0]["dense"], 7);
+        assert_eq!((&json["asked_by"], &json["needle_recall"][0]["dense"]), (&"chat".into(), &7.into()));
         assert_eq!(json["needle_prefix_cache"]["sparse"]["cached_token_share"], 0.9);
         assert_eq!(svg(&report().plots()).matches("<polyline").count(), 6);
     }

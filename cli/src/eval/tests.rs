@@ -24,6 +24,10 @@ fn lengths_that_are_left_out_fit_the_context() {
     let fitting = |context| lengths("", context).unwrap();
     assert_eq!(fitting(16384), Lengths { window: 2048, distances: vec![128, 256, 512, 1024, 2048] });
     assert_eq!(fitting(1024), Lengths { window: 1024, distances: vec![128, 256, 512] });
+    assert_eq!(fitting(256), Lengths { window: 256, distances: vec![] });
+    // The text of a distance of 2048 may have 2088 tokens.
+    assert_eq!(fitting(2048 + 256 + 40).distances.last(), Some(&1024));
+    assert_eq!(fitting(2048 + 256 + 41).distances.last(), Some(&2048));
 }
 
 #[test]
@@ -31,12 +35,33 @@ fn lengths_that_are_given_must_fit_the_context() {
     let given = lengths("--window 4096 --distances 512,128,512", 4096).unwrap();
     assert_eq!(given, Lengths { window: 4096, distances: vec![128, 512] });
     assert_eq!((given.wanted(3), given.wanted(0)), (3 * 4096, 512));
-    for flags in ["--window 4097", "--distances 128,4000"] {
+    for flags in ["--window 4097", "--distances 128,3765"] {
         let fault = lengths(flags, 4096).unwrap_err();
         assert_eq!(fault.exit, Exit::Usage);
         let text = fault.to_string();
         assert!(text.contains("deep has a context of 4096 tokens") && text.starts_with("--"), "{text}");
     }
+    assert!(lengths("--distances 3764", 4096).is_ok());
+}
+
+#[test]
+fn a_context_without_room_for_a_window_is_said() {
+    let fault = lengths("", 127).unwrap_err();
+    assert_eq!(fault.exit, Exit::Usage);
+    assert_eq!(fault.to_string(), "deep has a context of 127 tokens; the shortest window is 128");
+    assert!(lengths("", 128).is_ok());
+}
+
+#[test]
+fn whether_a_file_can_be_written_shows_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("curves.svg");
+    writable(&path).unwrap();
+    assert!(!path.exists());
+    std::fs::write(&path, "from before").unwrap();
+    writable(&path).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "from before");
+    assert!(writable(folder.path()).is_err() && writable(&folder.path().join("no/curves.svg")).is_err());
 }
 
 #[test]
@@ -46,7 +71,9 @@ fn no_needles_have_no_distances() {
 
 #[test]
 fn flags_out_of_range_are_refused() {
-    for flags in ["--window 127", "--windows 0", "--distances 128,x", "--concurrency 0", "--others 81"] {
+    let far = ["--windows 10001", "--needles 10001", "--concurrency 1025"];
+    let near = ["--window 127", "--windows 0", "--distances 128,x", "--concurrency 0", "--others 81"];
+    for flags in near.into_iter().chain(far) {
         assert!(Cli::try_parse_from(["eval", "book.txt"].into_iter().chain(flags.split(' '))).is_err(), "{flags}");
     }
     assert!(Cli::try_parse_from(["eval"]).is_err());

@@ -42,7 +42,7 @@ pub(super) fn pieces(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
 }
 
 /// The last boundary between characters that is not after `at`.
-fn floor(text: &str, at: usize) -> usize {
+pub(super) fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
