@@ -16,10 +16,10 @@ fn main() {
         println!("cargo::error=models/sample/SUMS cannot be read; {RESTORE}");
         return;
     };
-    for (_, name) in sums::lines(&sums) {
+    for name in sums::NAMES {
         println!("cargo::rerun-if-changed={FOLDER}/{name}");
     }
-    if let Err(damage) = sums::check(&sums, |name| std::fs::read(folder.join(name)).ok()) {
+    if let Err(damage) = sums::check(&sums, sums::NAMES, |name| std::fs::read(folder.join(name)).ok()) {
         println!("cargo::error=models/sample/{damage}; {RESTORE}");
     }
 }

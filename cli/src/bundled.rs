@@ -14,7 +14,7 @@ macro_rules! file {
 }
 
 const SUMS: &str = include_str!("../../models/sample/SUMS");
-const FILES: [(&str, &[u8]); 5] = [
+const FILES: [(&str, &[u8]); sums::NAMES.len()] = [
     file!("config.json"),
     file!("generation_config.json"),
     file!("model.safetensors"),
@@ -38,7 +38,9 @@ pub(crate) enum Error {
 /// # Errors
 /// Never, unless the binary is broken.
 pub(crate) fn open() -> Result<Files, Error> {
-    sums::check(SUMS, |name| FILES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| bytes)).map_err(Error::Damaged)?;
+    let names = FILES.iter().map(|(name, _)| *name);
+    sums::check(SUMS, names, |name| FILES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| bytes))
+        .map_err(Error::Damaged)?;
     Ok(Files::embedded(&FILES)?)
 }
 
