@@ -66,7 +66,10 @@ async fn the_numbers_are_sane_and_the_same_whatever_goes_on_beside() -> Result<(
     let rows = report["perplexity_by_position"].as_array().context("no rows")?;
     assert_eq!(rows.iter().map(|row| row["tokens"].as_u64().unwrap()).sum::<u64>(), 3 * (256 - 96));
     assert_eq!(rows.len(), 3);
-    for (row, distance) in report["needle_recall"].as_array().context("no recall")?.iter().zip([100, 200]) {
+    assert_eq!(report["asked_by"], "chat");
+    let recall = report["needle_recall"].as_array().context("no recall")?;
+    assert_eq!(recall.len(), 2, "{report}");
+    for (row, distance) in recall.iter().zip([100, 200]) {
         assert_eq!((&row["distance_tokens"], &row["asked"]), (&distance.into(), &2.into()));
     }
     for kind in ["sparse", "dense"] {
@@ -101,10 +104,23 @@ async fn without_a_chat_template_the_question_follows_the_text() -> Result<()> {
     let cluster = Cluster::start(small(1, 1, checkpoint.path())).await?;
     let (_folder, text) = file("text.txt", text(60).as_bytes())?;
     let report = json(&cluster, &text, "--window 128 --windows 1 --distances 64 --needles 1").await?;
-    assert_eq!(report["needle_recall"][0]["asked"], 1);
+    assert_eq!((&report["asked_by"], &report["needle_recall"][0]["asked"]), (&"text".into(), &1.into()));
+    // The golden model chooses 32 positions of 96 or more.
+    assert_eq!(report["everything_chosen"], false);
     let crowded = eval(&cluster, &text, "--window 128 --windows 1 --distances 64 --others 20").await?;
     assert_eq!(crowded.code, Some(64), "{}", crowded.stderr);
     assert!(crowded.stderr.contains("64 tokens") && crowded.stderr.contains("fewer --others"), "{}", crowded.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_everything_is_chosen_it_says_that_nothing_was_compared() -> Result<()> {
+    let checkpoint = Checkpoint::copy(MODEL)?;
+    checkpoint.edit("config.json", |config| config["index_topk"] = 128.into())?;
+    let cluster = Cluster::start(small(1, 1, checkpoint.path())).await?;
+    let (_folder, text) = file("text.txt", text(60).as_bytes())?;
+    let report = json(&cluster, &text, "--window 128 --windows 1 --needles 0").await?;
+    assert_eq!((&report["everything_chosen"], &report["perplexity"]["ratio"]), (&true.into(), &1.0.into()), "{report}");
     Ok(())
 }
 

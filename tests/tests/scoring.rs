@@ -131,7 +131,7 @@ async fn the_overlap_of_choices_is_a_share_and_depends_on_the_tokens_alone() -> 
     let overlaps = &choice(&first).overlaps;
     assert_eq!((overlaps.len(), overlaps[0]), (60, None));
     let shares: Vec<f32> = overlaps[1..].iter().map(|o| o.context("it is told")).collect::<Result<_>>()?;
-    // A layer's share is a whole number of the chosen positions, of which the new row is none that was seen before.
+    // Each is a share, and they are neither all near 0 nor all 1: neighbours choose alike, but not the same.
     assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)), "{shares:?}");
     assert!(shares.iter().any(|&share| share > 0.2) && shares.iter().any(|&share| share < 1.0), "{shares:?}");
     let plain = client.generate(scored(&tokens(2, 300), &tokens(3, 60))).await?;
@@ -186,26 +186,34 @@ async fn steps_with_requests_of_every_kind_leave_the_bits_of_each_alone() -> Res
 async fn a_lost_decode_worker_changes_no_score() -> Result<()> {
     let mut cluster = Cluster::start(Plan::exact(&golden(MODEL))).await?;
     let mut client = cluster.client().await?;
-    let requests = mixture(200);
+    // The first is so long that it is under way whenever its worker is killed.
+    let long = with_overlap(scored(&tokens(8, 70), &tokens(60, 1500)));
+    let requests = [vec![long], mixture(200)].concat();
     let undisturbed = all_at_once(&mut client, &requests).await?;
+    cluster.pages_back().await?;
     let mut streams = Vec::new();
+    let mut id = String::new();
     for request in &requests {
         let mut stream = client.open(request.clone()).await?;
         stream.until_tokens(3).await?;
+        if streams.is_empty() {
+            // Nothing else runs: this is the worker of the long one.
+            id = cluster.busiest("decode").await?;
+        }
         streams.push(stream);
     }
-    let id = cluster.busiest("decode").await?;
     let worker = cluster.named(&id).context("it is one of ours")?;
     worker.signal("KILL").await?;
     worker.ended().await?;
-    for (stream, expected) in streams.into_iter().zip(&undisturbed) {
+    for (i, (stream, expected)) in streams.into_iter().zip(&undisturbed).enumerate() {
         let answer = stream.rest().await?;
         let (answer, expected) = (choice(&answer), choice(expected));
         assert_eq!((&answer.tokens, &answer.logprobs), (&expected.tokens, &expected.logprobs));
         // The worker that goes on did not see the row before its first.
         let told = answer.overlaps.iter().zip(&expected.overlaps);
-        let other = told.clone().filter(|(a, b)| a != b).collect::<Vec<_>>();
+        let other = told.filter(|(a, b)| a != b).collect::<Vec<_>>();
         assert!(other.len() <= 1 && other.iter().all(|(a, _)| a.is_none()), "{other:?}");
+        assert!(i > 0 || other.len() == 1, "the long stream was not disturbed");
     }
     let retried = http::metric(cluster.router.address("http")?, "hadal_router_retries_total", &[r#"reason="lost""#]);
     assert!(retried.await? >= 1.0, "no stream was disturbed");
