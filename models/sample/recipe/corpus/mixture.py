@@ -12,6 +12,7 @@ from corpus.public_text import book_paragraphs, picture_books
 from corpus.recall import Filler, key_values, prose_filler, recall, similar_facts
 from corpus.stories import story
 from corpus.tools import tool_use
+from corpus.whole import written_whole
 
 
 class Document(NamedTuple):
@@ -73,7 +74,7 @@ def write_corpus(out: Path, text: Path, scale: int, seed: int) -> Iterator[tuple
     splits = (("train", seed, scale, False), ("val", seed + HELD_OUT_SEED_OFFSET, scale // HELD_OUT_PART, True))
     for split, split_seed, split_scale, held_out in splits:
         characters: Counter[str] = Counter()
-        with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+        with written_whole(out / f"{split}.jsonl") as path, path.open("w", encoding="utf-8") as file:
             for document in _documents(Random(split_seed), text, split_scale, held_out):
                 characters[document.domain] += len(document.text)
                 line = {"d": document.domain, "t": document.text}

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from corpus.whole import written_whole
 from training.schedule import (
     CUT_AT_BEGINNING,
     JUMP_POSITIONS_MAX,
@@ -35,7 +36,8 @@ class Rows:
         digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:12]
         cache, source = data / f"{split}-{digest}.pt", data / f"{split}.jsonl"
         if not cache.exists() or cache.stat().st_mtime < source.stat().st_mtime:
-            torch.save(_tokens(source, tokenizer), cache)
+            with written_whole(cache) as unfinished:
+                torch.save(_tokens(source, tokenizer), unfinished)
         # By domain: all ids, and where each document begins; int16 is half the memory of what a vocabulary needs.
         self.domains: dict[str, tuple[Tensor, Tensor]] = torch.load(cache)
 

@@ -16,6 +16,7 @@ from tokenizers import (
     trainers,
 )
 
+from corpus.whole import written_whole
 from training.vocabulary import ADDED_MARKS, SPECIAL_MARKS, VOCABULARY_SIZE
 
 # DeepSeek's three patterns: numbers, Chinese and Japanese, everything else.
@@ -41,7 +42,9 @@ def tokenizer(data: Path) -> Tokenizer:
     """The tokenizer of a corpus folder; trained when it is not there, or older than the corpus."""
     path, corpus = data / "tokenizer.json", data / "train.jsonl"
     if not path.exists() or path.stat().st_mtime < corpus.stat().st_mtime:
-        train_tokenizer(corpus).save(str(path))
+        trained = train_tokenizer(corpus)
+        with written_whole(path) as unfinished:
+            trained.save(str(unfinished))
     return Tokenizer.from_file(str(path))
 
 
