@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+/// What a job that panicked said.
+type Panic = Box<dyn Any + Send>;
+
 const OPEN: u64 = 1;
 const HELPER: u64 = 2;
 const ROUND: u64 = 1 << 32;
@@ -56,7 +59,7 @@ struct Shared {
     opened: Condvar,
     left: Condvar,
     /// What the first job that panicked on a helper said.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    panic: Mutex<Option<Panic>>,
 }
 
 /// Jobs of a caller: what to do with each number below `count`.
@@ -139,8 +142,7 @@ impl Pool {
         while let Some(number) = shared.take(count) {
             job(number);
         }
-        drop(round);
-        if let Some(panic) = lock(&shared.panic).take() {
+        if let Some(panic) = round.end() {
             resume_unwind(panic);
         }
     }
@@ -187,10 +189,27 @@ struct Round<'a> {
     shared: &'a Shared,
 }
 
-impl Drop for Round<'_> {
-    fn drop(&mut self) {
+impl Round<'_> {
+    /// Waits until no helper is in it, and gives what a job that panicked on one of them said.
+    fn end(self) -> Option<Panic> {
+        let panic = self.over();
+        std::mem::forget(self);
+        panic
+    }
+
+    fn over(&self) -> Option<Panic> {
         self.shared.close();
+        // Before anybody else may have the helpers: it belongs to this caller.
+        let panic = lock(&self.shared.panic).take();
         self.shared.taken.store(false, SeqCst);
+        panic
+    }
+}
+
+impl Drop for Round<'_> {
+    /// A job panicked here. That panic goes on; another one is forgotten, since its own drop might panic.
+    fn drop(&mut self) {
+        std::mem::forget(self.over());
     }
 }
 
@@ -294,7 +313,12 @@ impl Shared {
             }
         }));
         if let Err(panic) = done {
-            lock(&self.panic).get_or_insert(panic);
+            let mut first = lock(&self.panic);
+            match *first {
+                None => *first = Some(panic),
+                // Its drop might panic, and then this helper would never leave.
+                Some(_) => std::mem::forget(panic),
+            }
         }
     }
 

@@ -169,7 +169,8 @@ unsafe fn tile<W: Widen, const R: usize, const P: usize>(t: &mut Tile<'_>, row: 
                         }
                     }
                 }
-                x = x.add(W::K * t.rows);
+                // Past the end after the last line, where it is not read.
+                x = x.wrapping_add(W::K * t.rows);
             }
             (from, block) = (to, block + 1);
         }

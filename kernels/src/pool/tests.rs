@@ -75,6 +75,47 @@ fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
 }
 
 #[test]
+fn of_two_panics_in_one_round_none_is_left_for_the_next() {
+    let pool = pool(2);
+    // Both threads have a job, and both panic.
+    let both = std::sync::Barrier::new(2);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        pool.run(2, &|number| {
+            both.wait();
+            panic!("job {number}");
+        });
+    }));
+    assert!(outcome.is_err());
+    each_job_runs_once(&pool, 30);
+}
+
+#[test]
+fn a_panic_on_a_helper_is_that_of_its_own_caller() {
+    let pool = pool(3);
+    let on_helper = || std::thread::current().name().is_some_and(|name| name.starts_with("kernel-"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..3000).for_each(|round| each_job_runs_once(&pool, round % 7)));
+        scope.spawn(|| {
+            for _ in 0..3000 {
+                let (panicked, undone) = (AtomicU32::new(0), AtomicU32::new(8));
+                let outcome = catch_unwind(AssertUnwindSafe(|| {
+                    pool.run(8, &|_| {
+                        if on_helper() {
+                            panicked.store(1, SeqCst);
+                            // Without the hook's message: there are thousands.
+                            resume_unwind(Box::new("on a helper"));
+                        }
+                        undone.fetch_sub(1, SeqCst);
+                    });
+                }));
+                assert_eq!(outcome.is_err(), panicked.load(SeqCst) == 1);
+                assert!(outcome.is_err() || undone.load(SeqCst) == 0);
+            }
+        });
+    });
+}
+
+#[test]
 fn chunks_are_disjoint_and_all_there() {
     let pool = pool(4);
     for (length, chunk) in [(0, 3), (1, 3), (3, 3), (100, 7), (5, 0)] {
