@@ -23,6 +23,15 @@ async fn eval(cluster: &Cluster, flags: &[&str]) -> Result<Value> {
     serde_json::from_str(&ended.stdout).context("hadal eval prints JSON")
 }
 
+/// As many as with dense attention, and nearly all.
+fn finds_facts(found: &Value) {
+    let recall = found["needle_recall"].as_array().map_or(&[][..], Vec::as_slice);
+    let sum = |kind: &str| recall.iter().map(|r| number(&r[kind])).sum::<f64>();
+    let (asked, sparse, dense) = (sum("asked"), sum("sparse"), sum("dense"));
+    // One of 24 is the noise of such a sample.
+    assert!(asked == 24.0 && sparse >= dense - 1.0 && sparse >= 0.8 * asked, "{found:#}");
+}
+
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
@@ -30,20 +39,19 @@ fn number(value: &Value) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bundled_model_loses_nothing_by_sparse_attention() -> Result<()> {
     let cluster = cluster("f32").await?;
-    let found = eval(&cluster, &["--distances", "128,256,512,1024", "--needles", "6"]).await?;
+    let found = eval(&cluster, &["--windows", "40", "--distances", "128,256,512,1024", "--needles", "6"]).await?;
 
+    // Measured: 1.008 on this text, which is harder than what the model was trained on; 17.9 with dense attention.
     let ratio = number(&found["perplexity"]["ratio"]);
-    // Better than dense is no fault, but much better would be one of the measurement.
-    assert!((0.9..1.01).contains(&ratio), "perplexity, sparse by dense: {found:#}");
+    assert!((0.99..1.01).contains(&ratio), "perplexity, sparse by dense: {found:#}");
+    assert!(number(&found["perplexity"]["dense"]) < 19.0, "{found:#}");
     // At a position of 512, an eighth is chosen: the choice is a real one, and it moves.
     let overlap = number(&found["perplexity"]["choice_overlap"]);
     assert!((0.3..0.999).contains(&overlap), "{found:#}");
 
-    let recall = found["needle_recall"].as_array().context("recall by distance")?;
-    let sum = |kind: &str| recall.iter().map(|r| number(&r[kind])).sum::<f64>();
-    let (asked, sparse, dense) = (sum("asked"), sum("sparse"), sum("dense"));
-    // One of 24 is the noise of such a sample.
-    assert!(sparse >= dense - 1.0 && sparse >= 0.8 * asked, "{found:#}");
+    finds_facts(&found);
+    let among_others = ["--windows", "1", "--distances", "256,1024", "--needles", "12", "--others", "7"];
+    finds_facts(&eval(&cluster, &among_others).await?);
 
     let cached = &found["needle_prefix_cache"]["sparse"];
     assert!(number(&cached["asked"]) > 0.0 && number(&cached["cached_token_share"]) > 0.5, "{found:#}");
