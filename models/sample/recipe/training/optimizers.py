@@ -104,8 +104,8 @@ class Optimizers:
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on where a run was saved, with any number of processes."""
-        self.main.load_state_dict(state["main"])
-        self.indexer.load_state_dict(state["indexer"])
+        _load_moments(self.main, state["main"])
+        _load_moments(self.indexer, state["indexer"])
         for own, saved in zip(self.momenta(), state["momenta"], strict=True):
             own.copy_(saved)
 
@@ -116,6 +116,11 @@ class Optimizers:
             "indexer": self.indexer.state_dict(),
             "momenta": self.momenta(),
         }
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """The moments alone: all rates are those of schedule.py, also where they have changed since the save."""
+    optimizer.load_state_dict(saved | {"param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _step(optimizer: torch.optim.Optimizer, rate: float) -> None:
