@@ -1,7 +1,6 @@
 """One process of a training run: builds the model, goes through the stages, saves, and writes the checkpoint."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,8 +10,10 @@ from typing import IO, Any
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from corpus.whole import written_whole
 from training import checkpoint, schedule
 from training.attention import Choice
 from training.config import ModelConfig
@@ -28,7 +29,7 @@ from training.vocabulary import FIRST_ADDED_ID, FIRST_WORD_ID
 
 LAST = "last.pt"
 SEED = 3
-# Far enough apart that no two processes draw the same rows.
+# Between the processes of a run from the start; one that goes on has seeds of its own (`Trainer._resume`).
 SEEDS_PER_PROCESS = 1000
 
 LOG_STEPS = 10
@@ -102,15 +103,16 @@ class Trainer:
         while True:
             share, long_row, save = self._agree(time.time() - saved > options.save_minutes * 60)
             self.progress.share = share
-            if save:
-                self._save()
-                saved = time.time()
             stage = _stage(share)
             if stage is None:
                 break
             if stage != current:
                 self._begin_stage(stage, current)
                 current = stage
+            # Not before: whoever goes on from a save writes no file of a stage that had ended by then.
+            if save:
+                self._save()
+                saved = time.time()
             self._one_step(stage, int(long_row), log)
         self._end(current)
 
@@ -240,11 +242,11 @@ class Trainer:
             self._write(LAST, {"optimizers": self.optimizers.state()})
 
     def _write(self, name: str, more: dict[str, Any]) -> None:
-        path = self.options.out / name
-        unfinished = path.with_suffix(".tmp")
         state = {"model": self.model.state_dict(), "progress": asdict(self.progress)}
-        torch.save(state | more, unfinished)
-        os.replace(unfinished, path)
+        # Of no use with another one: an id would be another word.
+        state["tokenizer"] = self.tokenizer.to_str()
+        with written_whole(self.options.out / name) as unfinished:
+            torch.save(state | more, unfinished)
 
     def _resume(self) -> None:
         path = self.options.out / LAST
@@ -254,15 +256,16 @@ class Trainer:
         self.model.load_state_dict(saved["model"])
         self.progress = Progress(**saved["progress"])
         self.optimizers.load(saved["optimizers"])
-        self.rng = Random(self.progress.step + SEEDS_PER_PROCESS * self.rank)
+        # As text: a sum of step and process may be the seed of another process.
+        self.rng = Random(f"{self.progress.step}/{self.rank}")
         self.say(f"resumed {self.progress}")
 
     def _end(self, last: Stage | None) -> None:
+        if last is not None and self.rank == 0:
+            self._write(f"{last.name}.pt", {})
         self._save()
         if self.rank != 0:
             return
-        if last is not None:
-            self._write(f"{last.name}.pt", {})
         checkpoint.write(self.options.out / "checkpoint", self.model.state_dict(), self.config, self.tokenizer)
         self._report("end")
         self.say(f"done: {self.progress.tokens / 1e6:.2f}M tokens, wall {time.time() - self.started:.0f}s")
@@ -304,18 +307,20 @@ def _shape(stage: Stage, share: float, batch: int, long_row: int) -> tuple[int, 
     return batch, schedule.ROW_TOKENS, schedule.MIXTURE
 
 
-def export(out: Path, source: str, data: Path, folder: Path) -> Progress:
+def export(out: Path, source: str, folder: Path) -> Progress:
     """Writes the checkpoint of what a run has saved, also while it goes on."""
     saved = torch.load(out / f"{source}.pt")
-    checkpoint.write(folder, saved["model"], ModelConfig(), tokenizer(data))
+    checkpoint.write(folder, saved["model"], ModelConfig(), Tokenizer.from_str(saved["tokenizer"]))
     return Progress(**saved["progress"])
 
 
 def processes(count: int, options: Options) -> None:
     """Runs so many processes to the end."""
     # Made once, before they are needed by all.
+    made = tokenizer(options.data)
+    _refuse_another(made, options)
     for split in ("train", "val"):
-        Rows(options.data, tokenizer(options.data), split)
+        Rows(options.data, made, split)
     model = Model(ModelConfig())
     values = sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers())
     peers = Peers(count, values)
@@ -323,6 +328,16 @@ def processes(count: int, options: Options) -> None:
         _process(0, peers, options)
     else:
         torch.multiprocessing.start_processes(_process, (peers, options), count, start_method="fork")
+
+
+def _refuse_another(made: Tokenizer, options: Options) -> None:
+    """Refuses to go on from a save with a tokenizer that is not the one of its weights."""
+    path = options.out / LAST
+    if path.exists() and torch.load(path, mmap=True)["tokenizer"] != made.to_str():
+        raise ValueError(
+            f"{path} was trained with another tokenizer than that of {options.data}: give --data the corpus that it was "
+            "trained on, or --out another folder to start anew"
+        )
 
 
 def _process(rank: int, peers: Peers, options: Options) -> None:
