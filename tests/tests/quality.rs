@@ -3,7 +3,8 @@
 //! end of three public-domain books, which the recipe of the bundled model holds out, and stories by its generators.
 
 use anyhow::{Context, Result};
-use hadal_tests::cluster::{Cluster, Plan};
+use hadal_tests::cluster::{Cluster, Plan, flags};
+use hadal_tests::process::Process;
 use hadal_tests::{process, root};
 use serde_json::Value;
 
@@ -13,13 +14,18 @@ async fn cluster(kv: &str) -> Result<Cluster> {
 }
 
 /// What `hadal eval` finds on text that the bundled model was not trained on.
-async fn eval(cluster: &Cluster, flags: &[&str]) -> Result<Value> {
-    let text = root().join("tests/held-out.txt").display().to_string();
-    let router = cluster.router.address("grpc")?.to_string();
-    let ended =
-        process::run(&[&["eval", &text, "--json", "--grpc", &router, "--window", "512"], flags].concat()).await?;
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+async fn eval(cluster: &Cluster, args: &[&str]) -> Result<Value> {
+    let found = eval_of(&cluster.router, args).await?;
     cluster.pages_back().await?;
+    Ok(found)
+}
+
+async fn eval_of(router: &Process, args: &[&str]) -> Result<Value> {
+    let text = root().join("tests/held-out.txt").display().to_string();
+    let router = router.address("grpc")?.to_string();
+    let ended =
+        process::run(&[&["eval", &text, "--json", "--grpc", &router, "--window", "512"], args].concat()).await?;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     serde_json::from_str(&ended.stdout).context("hadal eval prints JSON")
 }
 
@@ -68,5 +74,16 @@ async fn small_caches_cost_the_bundled_model_less_than_half_a_percent() -> Resul
         let ratio = perplexity / *exact.get_or_insert(perplexity);
         assert!((0.995..1.005).contains(&ratio), "perplexity, {kv} by f32: {ratio}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_cluster_with_the_bundled_model_takes_less_than_300_mb() -> Result<()> {
+    let logs = tempfile::TempDir::new()?;
+    let up = Process::start(logs.path(), "up", &flags("up --http 127.0.0.1:0 --grpc 127.0.0.1:0")).await?;
+    // More tokens than all caches hold, so that they are full.
+    eval_of(&up, &["--windows", "40", "--distances", "2048", "--needles", "8"]).await?;
+    let resident = up.resident_bytes()?;
+    assert!(resident < 300_000_000, "{resident} bytes");
     Ok(())
 }
