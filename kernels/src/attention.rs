@@ -1,9 +1,10 @@
 //! Multi-head latent attention in its absorbed form: queries and results live in the latent space, and one encoded row
 //! serves all heads as key (latent and rotated part) and as value (latent).
 //!
-//! A query visits its keys in ascending position, in tiles of 64 counted from its first key. What it sees does not
-//! depend on chunks, pages or batch, so neither do the tiles; where a query sees every position, tiles are pages. The
-//! running maximum, sum and result are rescaled tile by tile, in that order:
+//! A query visits its keys in ascending position, in tiles of 64. The first tile is short by the positions of its page
+//! that no query sees, so that where a query sees every position, tiles are pages. What a query sees does not depend on
+//! chunks, pages or batch, so neither do the tiles. The running maximum, sum and result are rescaled tile by tile, in
+//! that order:
 //!
 //! ```text
 //! s = scale × q · key        m' = max(m, s...)         p = exp(s - m')
@@ -37,7 +38,7 @@ pub struct AttentionShape {
 /// Which positions the queries read.
 #[derive(Clone, Copy, Debug)]
 pub enum Keys<'a> {
-    /// Each query its own position and all before it.
+    /// Each query its own position and all before it that are seen.
     All,
     /// Those of a choice, whose row `first` belongs to the first query.
     Chosen {
@@ -57,6 +58,8 @@ pub struct AttentionRows<'a> {
     pub start: u32,
     /// How many there are.
     pub rows: usize,
+    /// The first position that is seen; those chosen are not before it.
+    pub from: u32,
     /// What they read.
     pub keys: Keys<'a>,
 }
@@ -141,18 +144,21 @@ fn attend(ctx: &Ctx, shape: &AttentionShape, query: &Query<'_>, out: &mut [f32])
         b.sum.fill(0.0);
         b.sums.fill(0.0);
         let s = query.sequence;
+        let first_tile = TILE - s.from as usize % TILE;
         match s.keys {
             Keys::All => {
                 let end = s.start + query.index as u32 + 1;
-                let mut from = 0;
+                let (mut from, mut length) = (s.from, first_tile as u32);
                 while from < end {
-                    let to = (from + TILE as u32).min(end);
+                    let to = (from + length).min(end);
                     tile(ctx, shape, query, from..to, &mut b);
-                    from = to;
+                    (from, length) = (to, TILE as u32);
                 }
             }
             Keys::Chosen { choice, first } => {
-                for chosen in choice.row(first + query.index).chunks(TILE) {
+                let chosen = choice.row(first + query.index);
+                let (short, rest) = chosen.split_at(first_tile.min(chosen.len()));
+                for chosen in std::iter::once(short).chain(rest.chunks(TILE)) {
                     tile(ctx, shape, query, chosen.iter().copied(), &mut b);
                 }
             }

@@ -74,7 +74,7 @@ fn attention_follows_the_reference_for_all_keys_and_for_chosen_ones() {
                 choice.push(some.iter().copied(), Margin::ALL);
                 for ctx in contexts() {
                     for (keys, positions) in [(Keys::All, &all), (Keys::Chosen { choice: &choice, first: 0 }, &some)] {
-                        let row = AttentionRows { cache: rows.paged(), start: position as u32, rows: 1, keys };
+                        let row = AttentionRows { cache: rows.paged(), start: position as u32, rows: 1, from: 0, keys };
                         assert_close(
                             &attention(&ctx, &shape, &[row], &q),
                             &reference(&rows, &shape, &q, positions),
@@ -98,13 +98,13 @@ fn chunks_batches_pages_and_threads_change_nothing() {
     let start = 230;
     let q = random.numbers(n * shape.heads * codec.width());
     for ctx in contexts() {
-        let whole = [AttentionRows { cache: here.paged(), start, rows: n, keys: Keys::All }];
+        let whole = [AttentionRows { cache: here.paged(), start, rows: n, from: 0, keys: Keys::All }];
         let whole = attention(&ctx, &shape, &whole, &q);
         let alone: Vec<f32> = q
             .chunks(shape.heads * codec.width())
             .zip(start..)
             .flat_map(|(q, start)| {
-                let row = AttentionRows { cache: there.paged(), start, rows: 1, keys: Keys::All };
+                let row = AttentionRows { cache: there.paged(), start, rows: 1, from: 0, keys: Keys::All };
                 attention(&threaded(&ctx), &shape, &[row], q)
             })
             .collect();
@@ -113,6 +113,7 @@ fn chunks_batches_pages_and_threads_change_nothing() {
             cache: from.paged(),
             start: start + first,
             rows,
+            from: 0,
             keys: Keys::All,
         });
         assert_eq!(bits(&whole), bits(&attention(&threaded(&ctx), &shape, &parts, &q)));
@@ -127,13 +128,40 @@ fn choosing_all_is_the_same_as_reading_all() {
     let rows = Rows::new(codec, &random.numbers(200 * codec.width()), 0, 1);
     let q = random.numbers(5 * 4 * codec.width());
     let mut choice = Choice::default();
-    choice.push([], Margin::ALL);
-    (190..195).for_each(|p| choice.push(0..=p, Margin::ALL));
-    for ctx in contexts() {
-        let row = |keys| [AttentionRows { cache: rows.paged(), start: 190, rows: 5, keys }];
-        let all = attention(&ctx, &shape, &row(Keys::All), &q);
-        let chosen = attention(&ctx, &shape, &row(Keys::Chosen { choice: &choice, first: 1 }), &q);
-        assert_eq!(bits(&all), bits(&chosen));
+    for from in [0, 1, 63, 64, 100] {
+        choice.clear();
+        choice.push([], Margin::ALL);
+        (190..195).for_each(|p| choice.push(from..=p, Margin::ALL));
+        for ctx in contexts() {
+            let row = |keys| [AttentionRows { cache: rows.paged(), start: 190, rows: 5, from, keys }];
+            let all = attention(&ctx, &shape, &row(Keys::All), &q);
+            let chosen = attention(&ctx, &shape, &row(Keys::Chosen { choice: &choice, first: 1 }), &q);
+            assert_eq!(bits(&all), bits(&chosen));
+        }
+    }
+}
+
+#[test]
+fn positions_before_the_first_that_is_seen_have_no_weight() {
+    let mut random = Random::new(5);
+    let codec = LatentCodec::new(KvEncoding::F32, 16, 2);
+    let shape = AttentionShape { codec, heads: 3, scale: 1.0 };
+    for from in [1u32, 64, 70] {
+        let mut values = random.numbers(100 * codec.width());
+        values[..from as usize * codec.width()].fill(f32::NAN);
+        let rows = Rows::new(codec, &values, 0, 1);
+        let q = random.numbers(3 * 3 * codec.width());
+        for ctx in contexts() {
+            let seen = AttentionRows { cache: rows.paged(), start: from - 1, rows: 3, from, keys: Keys::All };
+            let out = attention(&ctx, &shape, &[seen], &q);
+            let (none, some) = out.split_at(3 * codec.rank());
+            assert!(none.iter().all(|v| v.is_nan()), "there is nothing to see yet");
+            for (i, out) in some.chunks(3 * codec.rank()).enumerate() {
+                let positions: Vec<u32> = (from..=from + i as u32).collect();
+                let q = &q[(i + 1) * 3 * codec.width()..][..3 * codec.width()];
+                assert_close(out, &reference(&rows, &shape, q, &positions), 1e-5);
+            }
+        }
     }
 }
 
@@ -145,7 +173,7 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
     let values: Vec<f32> = (0..100).flat_map(|p| vec![if p == 90 { 30.0 } else { -30.0 }; 18]).collect();
     let rows = Rows::new(codec, &values, 0, 1);
     for ctx in contexts() {
-        let row = AttentionRows { cache: rows.paged(), start: 99, rows: 1, keys: Keys::All };
+        let row = AttentionRows { cache: rows.paged(), start: 99, rows: 1, from: 0, keys: Keys::All };
         assert!(attention(&ctx, &shape, &[row], &[10.0; 18]).iter().all(|&v| v == 30.0));
     }
 }
@@ -161,12 +189,12 @@ fn a_damaged_or_missing_key_gives_nan_to_its_own_query_only() {
     let mut none = Choice::default();
     none.push([], Margin::ALL);
     for ctx in contexts() {
-        let row = AttentionRows { cache: rows.paged(), start: 8, rows: 2, keys: Keys::All };
+        let row = AttentionRows { cache: rows.paged(), start: 8, rows: 2, from: 0, keys: Keys::All };
         let out = attention(&ctx, &shape, &[row], &random.numbers(36));
         assert!(out[..16].iter().all(|v| v.is_finite()));
         assert!(out[16..].iter().all(|v| v.is_nan()));
         let keys = Keys::Chosen { choice: &none, first: 0 };
-        let row = AttentionRows { cache: rows.paged(), start: 8, rows: 1, keys };
+        let row = AttentionRows { cache: rows.paged(), start: 8, rows: 1, from: 0, keys };
         assert!(attention(&ctx, &shape, &[row], &[1.0; 18]).iter().all(|v| v.is_nan()));
     }
 }

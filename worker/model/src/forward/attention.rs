@@ -152,7 +152,7 @@ fn attend(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace) {
             let cache = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Latent.index()]).ok()?;
             let dense = all || slice.attention == Kind::Dense;
             let keys = if dense { Keys::All } else { Keys::Chosen { choice: &ws.choice, first } };
-            Some(AttentionRows { cache, start: slice.start, rows: slice.tokens.len(), keys })
+            Some(AttentionRows { cache, start: slice.start, rows: slice.tokens.len(), from: 0, keys })
         })
         .collect();
     let shape =
