@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use hadal_types::{BLOCK_TOKENS, Geometry, Incarnation, Keep, NumericsClass, Part};
 
+use crate::plan::StepLoad;
+
 /// The configuration of a [`crate::Core`].
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,7 +27,8 @@ pub struct Config {
     pub vocab_tokens: u32,
     /// Rows of a step at most, decodes and prefill chunks together. Above `requests_max`.
     pub step_tokens_max: u32,
-    /// Prefill rows of a step at most while requests decode beside them: bounds the time per output token.
+    /// Prefill rows of a step at most while requests decode beside them. No request that runs waits longer for a token
+    /// than [`Self::decode_step_max`] takes.
     pub chunk_tokens_max: u32,
     /// Requests at a time, owned and prefilled for others.
     pub requests_max: u32,
@@ -99,5 +102,14 @@ impl Config {
             return Err(ConfigError::StepTooSmall { step: self.step_tokens_max, requests: self.requests_max });
         }
         Ok(())
+    }
+
+    /// The largest step that a decode is part of, when no sequence is longer than `context_tokens`. Its time is the
+    /// bound on the time per output token; it may have more rows than `step_tokens_max`, which bounds it further.
+    pub fn decode_step_max(&self, context_tokens: u32) -> StepLoad {
+        let prefill_tokens = self.chunk_tokens_max.min(self.step_tokens_max.saturating_sub(1));
+        let decode_tokens = self.requests_max;
+        let rows = u64::from(prefill_tokens) + u64::from(decode_tokens);
+        StepLoad { prefill_tokens, decode_tokens, context_tokens: rows * u64::from(context_tokens) }
     }
 }

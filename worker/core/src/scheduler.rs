@@ -1,7 +1,15 @@
 //! What the next step computes: every decode first, then prefill chunks in order of age.
 //!
-//! All decodes fit in a step (`requests_max` is below `step_tokens_max`), so none is ever left out. Beside decodes,
-//! prefill rows are bounded, and with them the time per output token.
+//! All decodes fit in a step (`requests_max` is below `step_tokens_max`), so none is ever left out, and prefill gets a
+//! row at least. Whoever runs gets a token from every step; hence the bounds, while no memory is taken from a request:
+//!
+//! - Time per output token: that of the largest step with decodes, `Config::decode_step_max`, whatever prompts come in:
+//!   `requests_max` decodes, `chunk_tokens_max` prefill rows, each as dear as the longest sequence makes it.
+//! - Time to first token beside decodes: every step computes `min(chunk_tokens_max, step_tokens_max - requests_max)`
+//!   prefill rows or the rest of a block less, the oldest prompt's first. So a prompt waits for as many such steps as it
+//!   and the prompts before it have of these rows.
+//!
+//! A step without decodes makes nobody wait who runs, so it takes `step_tokens_max` prefill rows.
 //!
 //! When a decode needs a page and none is free or evictable, the youngest owned request gives up its pages and is
 //! recomputed later, up to the needing one itself. The oldest can thus always have what it needs, because no request is

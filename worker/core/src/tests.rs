@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod engine;
+mod pace;
 mod pair;
 mod rig;
 mod schedules;

@@ -60,7 +60,7 @@ pub static WORKER_STEP_TIME: Desc = Desc {
     help: "Time of one step of the engine.",
     unit: "seconds",
     labels: &[],
-    advice: "A lower bound of TPOT; lower --step-tokens if prefill chunks hold decodes up.",
+    advice: "A lower bound of TPOT; lower --chunk-tokens if prefill chunks hold decodes up.",
 };
 /// Tokens of a step.
 pub static WORKER_STEP_TOKENS: Desc = Desc {
