@@ -156,7 +156,7 @@ pub fn index(ctx: &Ctx, encoding: KvEncoding, heads: usize, tokens: usize) -> Ca
     let name = format!("index, {heads} × 128, {tokens} keys of {encoding}, {} activations", ctx.dtype());
     Case::new(name, bytes, operations, move || {
         let Ok(keys) = Paged::new(&pool, codec.page_bytes(), &pages) else { return };
-        let rows = [IndexRows { keys, start: tokens as u32 - 1, rows: 1 }];
+        let rows = [IndexRows { keys, start: tokens as u32 - 1, rows: 1, from: 0 }];
         // These numbers are finite, and so are their scores.
         let _ = index_select(&ctx, &shape, &rows, IndexQueries { q: &q, w: &w }, &mut choice);
         black_box(&mut choice);

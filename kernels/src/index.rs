@@ -46,10 +46,19 @@ pub struct IndexShape {
 pub struct IndexRows<'a> {
     /// The sequence's keys; those of these queries are there already.
     pub keys: Paged<'a>,
-    /// Position of the first query. A query sees its own position and all before it.
+    /// Position of the first query. A query sees its own position and those before it.
     pub start: u32,
     /// How many there are.
     pub rows: usize,
+    /// The first position that is seen.
+    pub from: u32,
+}
+
+impl IndexRows<'_> {
+    /// The first position that must be scored for: its query sees more than `k`.
+    fn scored_from(&self, k: usize) -> usize {
+        k.saturating_add(self.from as usize)
+    }
 }
 
 /// The queries of a step, of all sequences in order.
@@ -144,8 +153,8 @@ pub fn index_select(
     let mut result = Ok(());
     for s in sequences {
         for position in (s.start..).take(s.rows) {
-            match (position as usize >= shape.k).then(|| scored.next()).flatten() {
-                None => choice.push(0..=position, Margin::ALL),
+            match (position as usize >= s.scored_from(shape.k)).then(|| scored.next()).flatten() {
+                None => choice.push(s.from..=position, Margin::ALL),
                 Some(best) => match best.finish() {
                     Some(c) => {
                         choice.push(c.positions, Margin { last: c.last, next: c.next, deviation: c.deviation });
@@ -168,9 +177,18 @@ struct Job<'a> {
     row: usize,
     position: usize,
     rows: usize,
+    /// The first position that is seen.
+    seen_from: usize,
     /// A range of positions that starts at a tile.
     from: usize,
     to: usize,
+}
+
+impl Job<'_> {
+    /// Whether no job before it has the same queries.
+    fn is_first(&self) -> bool {
+        self.from <= self.seen_from
+    }
 }
 
 /// Queries that see no more than `k` positions take all of them and need no job.
@@ -185,14 +203,16 @@ fn jobs<'a>(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'a>]) -> Vec<J
     let step = if spread { share.max(JOB_POSITIONS) } else { usize::MAX };
     for s in sequences {
         let start = s.start as usize;
-        let unscored = shape.k.saturating_sub(start).min(s.rows);
+        let unscored = s.scored_from(shape.k).saturating_sub(start).min(s.rows);
+        let seen_from = s.from as usize;
         for row in (unscored..s.rows).step_by(JOB_ROWS) {
             let rows = (s.rows - row).min(JOB_ROWS);
             let seen = start + row + rows;
-            let mut from = 0;
+            let mut from = seen_from / PAGE_ROWS * PAGE_ROWS;
             while from < seen {
                 let to = from.saturating_add(step).min(seen);
-                jobs.push(Job { keys: s.keys, row: first_row + row, position: start + row, rows, from, to });
+                let (row, position) = (first_row + row, start + row);
+                jobs.push(Job { keys: s.keys, row, position, rows, seen_from, from, to });
                 from = to;
             }
         }
@@ -205,7 +225,7 @@ fn jobs<'a>(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'a>]) -> Vec<J
 fn merge(jobs: &[Job<'_>], parts: Vec<Vec<TopK>>) -> Vec<TopK> {
     let mut merged: Vec<TopK> = Vec::new();
     for (job, part) in jobs.iter().zip(parts) {
-        if job.from == 0 {
+        if job.is_first() {
             merged.extend(part);
         } else {
             let first = merged.len() - job.rows;
@@ -260,11 +280,12 @@ impl Scan<'_> {
                     self.multiply((page, count), keys, dots);
                 }
                 let factors = factors(self.shape, page, pairs);
+                let first = job.seen_from.saturating_sub(from);
                 for (r, best) in best.iter_mut().enumerate() {
                     let seen = (job.position + r + 1).saturating_sub(from).min(count);
                     let w = &self.queries.w[(job.row + r) * heads..][..heads];
                     let scores = combine(self.ctx, w, &dots[r * heads * PAGE_ROWS..], &factors);
-                    best.offer(&scores[..seen], from as u32);
+                    best.offer(&scores[first..seen], (from + first) as u32);
                 }
             }
             best

@@ -78,7 +78,7 @@ fn whole_numbers_with_many_ties_are_chosen_as_by_a_stable_sort() {
         let keys = Keys::new(KvEncoding::F32, dim, &values, 1, 2);
         for ctx in contexts() {
             let shape = IndexShape { codec: keys.codec, heads, k };
-            let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n }];
+            let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n, from: 0 }];
             let choice = select(&ctx, &shape, &rows, &q, &w);
             assert_eq!(choice.rows(), n);
             for p in 0..n {
@@ -109,7 +109,7 @@ fn real_numbers_are_chosen_by_their_scores(heads: usize, dim: usize) {
         let decoded = keys.decoded(n);
         for ctx in both_dtypes() {
             let shape = IndexShape { codec: keys.codec, heads, k };
-            let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n }];
+            let rows = [IndexRows { keys: keys.paged(), start: 0, rows: n, from: 0 }];
             let choice = select(&ctx, &shape, &rows, &q, &w);
             for p in k..n {
                 let (q, w) = (&q[p * heads * dim..][..heads * dim], &w[p * heads..][..heads]);
@@ -128,11 +128,12 @@ fn real_numbers_are_chosen_by_their_scores(heads: usize, dim: usize) {
 
 #[test]
 fn chunks_batches_pages_and_threads_change_nothing() {
-    chunks_batches_pages_and_threads_change_nothing_at(24);
-    chunks_batches_pages_and_threads_change_nothing_at(32);
+    for (dim, from) in [(24, 0), (32, 0), (32, 1), (32, 100)] {
+        chunks_batches_pages_and_threads_change_nothing_at(dim, from);
+    }
 }
 
-fn chunks_batches_pages_and_threads_change_nothing_at(dim: usize) {
+fn chunks_batches_pages_and_threads_change_nothing_at(dim: usize, from: u32) {
     let mut random = Random::new(3);
     let (heads, n, k) = (2, 6000, 20);
     let values = random.numbers(n * dim);
@@ -147,12 +148,12 @@ fn chunks_batches_pages_and_threads_change_nothing_at(dim: usize) {
     };
     for ctx in both_dtypes() {
         let shape = IndexShape { codec: here.codec, heads, k };
-        let whole = select(&ctx, &shape, &[IndexRows { keys: here.paged(), start: start as u32, rows }], &q, &w);
+        let whole = select(&ctx, &shape, &[IndexRows { keys: here.paged(), start: start as u32, rows, from }], &q, &w);
         // Each query alone, on threads, which splits the positions; then pairs from two pools in one batch.
         let alone: Vec<_> = (0..rows)
             .flat_map(|r| {
                 let (q, w) = (&q[r * heads * dim..][..heads * dim], &w[r * heads..][..heads]);
-                let row = [IndexRows { keys: there.paged(), start: (start + r) as u32, rows: 1 }];
+                let row = [IndexRows { keys: there.paged(), start: (start + r) as u32, rows: 1, from }];
                 facts(&select(&threaded(&ctx), &shape, &row, q, w))
             })
             .collect();
@@ -161,6 +162,7 @@ fn chunks_batches_pages_and_threads_change_nothing_at(dim: usize) {
             keys: if first == 1 { here.paged() } else { there.paged() },
             start: (start + first) as u32,
             rows,
+            from,
         });
         assert_eq!(facts(&whole), facts(&select(&threaded(&ctx), &shape, &parts, &q, &w)));
     }
@@ -172,7 +174,7 @@ fn equal_scores_choose_the_lowest_positions() {
     let keys = Keys::new(KvEncoding::F32, dim, &vec![1.0; n * dim], 0, 1);
     for ctx in contexts() {
         let shape = IndexShape { codec: keys.codec, heads: 1, k };
-        let row = [IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1 }];
+        let row = [IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1, from: 0 }];
         // A weight of −0 makes every score −0 or +0: equal all the same.
         for w in [1.0, -1.0, 0.0, -0.0] {
             let choice = select(&ctx, &shape, &row, &vec![0.5; dim], &[w]);
@@ -189,7 +191,7 @@ fn negative_zero_does_not_lose_to_positive_zero() {
     let keys = Keys::new(KvEncoding::F32, dim, &values, 0, 1);
     for ctx in contexts() {
         let shape = IndexShape { codec: keys.codec, heads: 1, k: 10 };
-        let row = [IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1 }];
+        let row = [IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1, from: 0 }];
         assert_eq!(select(&ctx, &shape, &row, &vec![1.0; dim], &[-1.0]).row(0), (0..10).collect::<Vec<u32>>());
     }
 }
@@ -200,7 +202,7 @@ fn up_to_k_positions_are_all_chosen() {
     let keys = Keys::new(KvEncoding::F32, dim, &vec![1.0; 66 * dim], 0, 1);
     for ctx in contexts() {
         let shape = IndexShape { codec: keys.codec, heads: 1, k };
-        let rows = [IndexRows { keys: keys.paged(), start: 0, rows: 66 }];
+        let rows = [IndexRows { keys: keys.paged(), start: 0, rows: 66, from: 0 }];
         let choice = select(&ctx, &shape, &rows, &vec![1.0; 66 * dim], &[1.0; 66]);
         for p in 0..66usize {
             assert_eq!(choice.row(p).len(), (p + 1).min(k));
@@ -210,12 +212,53 @@ fn up_to_k_positions_are_all_chosen() {
 }
 
 #[test]
+fn positions_before_the_first_that_is_seen_are_not_chosen() {
+    // The factor 64^-0.5 is exact, and bf16 holds every number here.
+    let (heads, dim, n) = (2, 64, 300);
+    let mut random = Random::new(8);
+    for (from, encoding) in
+        [1, 63, 64, 65, 130].into_iter().zip([KvEncoding::F32, KvEncoding::Bf16].into_iter().cycle())
+    {
+        let mut values = random.whole_numbers(n * dim);
+        // What is not seen is damaged, or would be the best.
+        values[..dim].fill(f32::NAN);
+        values[dim..from * dim].fill(99.0);
+        let keys = Keys::new(encoding, dim, &values, 1, 2);
+        let rows = n - from;
+        let (q, w) = (random.whole_numbers(rows * heads * dim), random.whole_numbers(rows * heads));
+        for (ctx, k) in both_dtypes().iter().flat_map(|ctx| [1, 20, 64, 100].map(|k| (ctx, k))) {
+            let shape = IndexShape { codec: keys.codec, heads, k };
+            let seen = [IndexRows { keys: keys.paged(), start: from as u32, rows, from: from as u32 }];
+            let choice = select(ctx, &shape, &seen, &q, &w);
+            for row in 0..rows {
+                let of_row = (&q[row * heads * dim..][..heads * dim], &w[row * heads..][..heads]);
+                let (_, want) = reference(&values[from * dim..], of_row, row, k);
+                let want: Vec<u32> = want.iter().map(|p| p + from as u32).collect();
+                assert_eq!(choice.row(row), want, "from {from} k {k} row {row}");
+                assert_eq!(choice.margins()[row].gap().is_infinite(), row < k);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_that_sees_nothing_chooses_nothing() {
+    let keys = Keys::new(KvEncoding::Bf16, 16, &[1.0; 48], 0, 1);
+    for ctx in both_dtypes() {
+        let shape = IndexShape { codec: keys.codec, heads: 1, k: 1 };
+        let rows = [IndexRows { keys: keys.paged(), start: 0, rows: 3, from: 1 }];
+        let choice = select(&ctx, &shape, &rows, &[1.0; 48], &[1.0; 3]);
+        assert_eq!([0, 1, 2].map(|row| choice.row(row)), [&[][..], &[1], &[1]]);
+    }
+}
+
+#[test]
 fn a_nan_score_is_an_error_of_its_own_query_only() {
     let (dim, n, k) = (32, 100, 10);
     let keys = Keys::new(KvEncoding::Bf16, dim, &Random::new(4).numbers(n * dim), 0, 1);
     for ctx in both_dtypes() {
         let shape = IndexShape { codec: keys.codec, heads: 1, k };
-        let rows = [IndexRows { keys: keys.paged(), start: 90, rows: 3 }];
+        let rows = [IndexRows { keys: keys.paged(), start: 90, rows: 3, from: 0 }];
         let mut q = Random::new(5).numbers(3 * dim);
         let clean = select(&ctx, &shape, &rows, &q, &[1.0; 3]);
         q[dim + 3] = f32::NAN;

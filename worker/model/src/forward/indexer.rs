@@ -116,9 +116,9 @@ fn sequences<'a>(batch: &Batch<'a>, pool: &'a Pool, failures: &[Option<NotFinite
     for (number, _, slice) in batch.iter() {
         let Ok(keys) = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Index.index()]) else { continue };
         if failures[number].is_none() && slice.attention == Attention::Sparse {
-            out.push(IndexRows { keys, start: slice.start, rows: slice.tokens.len() });
+            out.push(IndexRows { keys, start: slice.start, rows: slice.tokens.len(), from: 0 });
         } else {
-            out.extend(slice.tokens.iter().map(|_| IndexRows { keys, start: 0, rows: 1 }));
+            out.extend(slice.tokens.iter().map(|_| IndexRows { keys, start: 0, rows: 1, from: 0 }));
         }
     }
     out
