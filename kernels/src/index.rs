@@ -328,7 +328,7 @@ impl Scan<'_> {
                     acc_stride: PAGE_ROWS,
                 };
                 panel::run(self.ctx.path(), tile);
-                ask_for(asked.next().unwrap_or_default());
+                panel::ask_for(asked.next().unwrap_or_default());
             }
         }
     }
@@ -362,14 +362,6 @@ fn factors(shape: &IndexShape, page: &[u8], scaled: bool) -> [f32; PAGE_ROWS] {
     }
     factors.iter_mut().for_each(|f| *f *= factor);
     factors
-}
-
-/// Has the memory fetch these bytes, where that can be said.
-fn ask_for(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    avx512::ask_for(bytes);
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
 }
 
 /// Keys of a page as panels of bf16.

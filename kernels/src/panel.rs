@@ -33,7 +33,7 @@ mod avx2;
 mod avx512;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::e4m3_halves;
+pub(crate) use avx512::{e4m3_halves, transpose};
 
 /// Outputs of a panel.
 pub(crate) const PANEL: usize = 16;
@@ -173,6 +173,14 @@ pub(crate) fn run(path: Path, mut tile: Tile<'_>) {
         Path::Avx2 => avx2::run(&mut tile),
         _ => portable(&mut tile),
     }
+}
+
+/// Has the memory fetch these bytes, where that can be said.
+pub(crate) fn ask_for(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    avx512::ask_for(bytes);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 fn portable(t: &mut Tile<'_>) {

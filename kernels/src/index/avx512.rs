@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use crate::cache::PAGE_ROWS;
-use crate::panel::{Line, PANEL, e4m3_halves};
+use crate::panel::{Line, PANEL, e4m3_halves, transpose};
 
 /// Numbers of a key that fill a vector as bf16.
 pub(super) const CHUNK: usize = 32;
@@ -34,14 +34,6 @@ pub(super) fn combine(weights: &[f32], dots: &[f32], factors: &[f32; PAGE_ROWS])
     assert!(dots.len() >= weights.len() * PAGE_ROWS);
     // SAFETY: as above; each head has 64 products.
     unsafe { heads(weights, dots, factors) }
-}
-
-/// Fetches these bytes into the second-level cache.
-pub(super) fn ask_for(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        // SAFETY: the instruction is in every x86-64 and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
 }
 
 /// # Safety
@@ -72,35 +64,6 @@ unsafe fn turn<const E4M3: bool>(page: &[u8], dim: usize, lines: &mut [Line]) {
             }
         }
     }
-}
-
-/// 16 × 16 words with rows and columns exchanged.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
-    let (mut a, mut b) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
-    // Within 128 bits: pairs of rows, then groups of four.
-    for i in 0..8 {
-        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    for i in 0..4 {
-        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
-        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
-        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
-        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
-    }
-    // b[4 g + c] holds rows 4 g.. of columns c, c + 4, c + 8 and c + 12, 128 bits each.
-    for c in 0..4 {
-        let low = [_mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]), _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c])];
-        let high =
-            [_mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]), _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c])];
-        for odd in 0..2 {
-            a[4 * odd + c] = _mm512_shuffle_i32x4::<0x88>(low[odd], high[odd]);
-            a[8 + 4 * odd + c] = _mm512_shuffle_i32x4::<0xdd>(low[odd], high[odd]);
-        }
-    }
-    a
 }
 
 /// # Safety

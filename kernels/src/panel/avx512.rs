@@ -176,12 +176,49 @@ pub(crate) fn e4m3_halves(codes: __m256i) -> __m512i {
     _mm512_or_si512(low, _mm512_slli_epi16::<8>(high))
 }
 
+/// 16 × 16 words with rows and columns exchanged.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let (mut a, mut b) = ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
+    // Within 128 bits: pairs of rows, then groups of four.
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    for i in 0..4 {
+        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    // b[4 g + c] holds rows 4 g.. of columns c, c + 4, c + 8 and c + 12, 128 bits each.
+    for c in 0..4 {
+        let low = [_mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]), _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c])];
+        let high =
+            [_mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]), _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c])];
+        for odd in 0..2 {
+            a[4 * odd + c] = _mm512_shuffle_i32x4::<0x88>(low[odd], high[odd]);
+            a[8 + 4 * odd + c] = _mm512_shuffle_i32x4::<0xdd>(low[odd], high[odd]);
+        }
+    }
+    a
+}
+
 /// The table's bytes at the lower 7 bits of every index.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma")]
 fn look_up(table: &[Line; 2], indices: __m512i) -> __m512i {
     let [a, b] = [_mm512_castps_si512(load(&table[0])), _mm512_castps_si512(load(&table[1]))];
     _mm512_permutex2var_epi8(a, indices, b)
+}
+
+/// Fetches these bytes into the second-level cache.
+pub(super) fn ask_for(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: the instruction is in every x86-64 and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
 }
 
 /// Runs a tile that [`super::run`] has checked.
