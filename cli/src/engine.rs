@@ -59,6 +59,7 @@ pub(crate) fn load(files: &Files, options: &ModelOptions) -> Result<Arc<Model>, 
         dtype: options.dtype,
         kv: options.kv,
         path: options.cpu.unwrap_or_else(hadal_model::Path::detect),
+        drafts: false,
         pool: Some(pool(options.threads)?),
         progress: &|p| progress.show(|| loading(p)),
     };

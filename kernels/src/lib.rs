@@ -44,7 +44,7 @@ pub use linear::{Embedding, Linear, Product, WeightRef, WeightSlice, linear, lin
 pub use norm::{add, layer_norm, rms_norm, swiglu};
 pub use pool::Pool;
 pub use rope::{RopeLayout, rope, rope_angles};
-pub use sample::{History, SampleScratch, Sampled, sample};
+pub use sample::{History, SampleScratch, Sampled, greedy, sample};
 
 /// Raised with every change that alters the bits of any result; part of the numerics class.
 pub const NUMERICS_VERSION: u32 = 3;

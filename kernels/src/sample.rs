@@ -23,6 +23,8 @@ pub struct History<'a> {
     pub prompt: &'a [u32],
     /// Of the output, from the prompt's end on.
     pub output: &'a [u32],
+    /// The output's next one, where another is drawn behind it in the same step.
+    pub then: Option<u32>,
 }
 
 /// The next token.
@@ -45,7 +47,7 @@ pub struct SampleScratch {
     in_prompt: Vec<bool>,
 }
 
-/// Draws output token `output_index`. `output_index` is the length of `history.output` unless the caller samples ahead.
+/// Draws output token `output_index`: how many `history` has of the output, unless the caller samples ahead.
 ///
 /// # Errors
 /// A logit is NaN or +infinity, or no token is left to choose from (a forced one that the vocabulary does not have is
@@ -102,6 +104,11 @@ fn free(
     draw(params, uniform(params.seed, params.choice, output_index), scratch)
 }
 
+/// The token with the largest logit, the lowest id of equals; none if no number says so.
+pub fn greedy(logits: &[f32]) -> Option<u32> {
+    if logits.iter().any(|l| l.is_nan()) { None } else { best(logits) }
+}
+
 /// The largest logit, the lowest id of equals; none if all are excluded.
 fn best(logits: &[f32]) -> Option<u32> {
     let best = logits.iter().zip(0..).map(|(&l, id)| rank(l, id)).max()?;
@@ -118,7 +125,7 @@ fn penalise(params: &SamplingParams, history: History<'_>, scratch: &mut SampleS
     scratch.output_counts.resize(vocabulary, 0);
     scratch.in_prompt.clear();
     scratch.in_prompt.resize(vocabulary, false);
-    for &t in history.output {
+    for &t in history.output.iter().chain(&history.then) {
         if let Some(count) = scratch.output_counts.get_mut(t as usize) {
             *count += 1;
         }

@@ -18,6 +18,7 @@ fn the_bundled_model_is_whole_and_loads() {
         dtype: Dtype::Bf16,
         kv: KvEncoding::Bf16,
         path: hadal_model::Path::detect(),
+        drafts: false,
         pool: None,
         progress: &|_| {},
     };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::Random;
 
-const NONE: History<'_> = History { prompt: &[], output: &[] };
+const NONE: History<'_> = History { prompt: &[], output: &[], then: None };
 
 fn logits(seed: u64, n: usize) -> Vec<f32> {
     Random::new(seed).numbers(n).iter().map(|v| v * 4.0).collect()
@@ -143,7 +143,7 @@ fn sorting_only_part_gives_the_draws_of_sorting_all() {
 
 #[test]
 fn penalties_weigh_on_tokens_seen() {
-    let history = History { prompt: &[0], output: &[1, 1, 2] };
+    let history = History { prompt: &[0], output: &[1, 1, 2], then: None };
     let with = |p: SamplingParams, logits: &[f32]| draw_at(logits, &p, history, 3);
     // Repetition counts prompt and output, and pushes either sign down.
     assert_eq!(with(SamplingParams { repetition_penalty: 2.0, ..greedy() }, &[3.0, 3.0, 3.0, 2.0]), 3);
@@ -153,8 +153,13 @@ fn penalties_weigh_on_tokens_seen() {
     assert_eq!(with(SamplingParams { frequency_penalty: 1.0, ..greedy() }, &[1.9, 3.5, 2.8, 0.0]), 0);
     // Presence counts once.
     assert_eq!(with(SamplingParams { presence_penalty: 1.0, ..greedy() }, &[0.0, 3.5, 3.0, 0.0]), 1);
+    // The token that is not part of the output yet counts like the others.
+    let ahead = History { prompt: &[0], output: &[1], then: Some(1) };
+    let params = SamplingParams { frequency_penalty: 1.0, ..greedy() };
+    assert_eq!(draw_at(&[0.0, 3.5, 2.0, 0.0], &params, ahead, 2), 2);
+    assert_eq!(draw_at(&[0.0, 3.5, 2.0, 0.0], &params, History { then: None, ..ahead }, 1), 1);
     // Ids that the vocabulary lacks are no reason to fail.
-    let strange = History { prompt: &[99], output: &[77] };
+    let strange = History { prompt: &[99], output: &[77], then: None };
     let params = SamplingParams { repetition_penalty: 2.0, logit_bias: vec![(88, 5.0)], ..greedy() };
     assert_eq!(draw_at(&[1.0, 2.0], &params, strange, 0), 1);
 }

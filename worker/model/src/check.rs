@@ -75,11 +75,11 @@ pub fn check(dir: &Path, options: &CheckOptions<'_>) -> Result<CheckReport, Chec
         dtype: Dtype::F32,
         kv: KvEncoding::F32,
         path: options.path,
+        drafts: true,
         pool: options.pool.clone(),
         progress: options.progress,
     };
-    let model =
-        Model::load_with(&files, &load, true).map_err(|source| CheckError::Load { origin: dir.to_owned(), source })?;
+    let model = Model::load(&files, &load).map_err(|source| CheckError::Load { origin: dir.to_owned(), source })?;
     let constants = run::constants(&model, &golden)?;
     let prompts = golden.prompts.iter().map(|p| run::prompt(&model, &golden, p, options)).collect::<Result<_, _>>()?;
     Ok(CheckReport {

@@ -126,7 +126,9 @@ pub fn describe_path(path: &Path, options: &PlanOptions) -> Result<Description, 
 /// When the plan does not fit the model: no context, a longer one than the model's, no batch, more members than experts.
 pub fn describe(config: &Config, options: &PlanOptions) -> Result<Description, DescribeError> {
     let specs = tensors(config);
-    let geometry = geometry(config, options.kv).without_drafts();
+    let mut main = config.clone();
+    main.layers.retain(|l| !l.draft);
+    let geometry = geometry(&main, options.kv);
     let memory = memory::plan(config, &specs, &geometry, options)?;
     let indexes = |l: &&crate::config::LayerPlan| !l.draft && l.choice == crate::config::LayerChoice::Own;
     Ok(Description {

@@ -4,6 +4,7 @@
 //! reads only encoded rows, also those of its own step; so a row's bits do not depend on where a chunk began.
 
 mod attention;
+mod draft;
 mod indexer;
 mod mlp;
 
@@ -12,9 +13,10 @@ use hadal_types::{Attention, BLOCK_TOKENS, LayerId, Part};
 
 use crate::cache::Cache;
 use crate::model::Model;
-use crate::probe::{OnLayer, Probe};
-use crate::step::{Logits, Slice, Step};
+use crate::probe::Probe;
+use crate::step::{Slice, Step};
 use crate::workspace::Workspace;
+pub(crate) use draft::draft;
 
 /// A step that cannot be computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +54,16 @@ pub enum ForwardError {
         end: u64,
         /// Tokens of the longest.
         context: u32,
+    },
+    /// More tokens of a slice kept than it has.
+    #[error("slice {slice} has {tokens} tokens; {kept} of them cannot be kept")]
+    Kept {
+        /// Which slice.
+        slice: usize,
+        /// Tokens kept.
+        kept: usize,
+        /// Tokens of the slice.
+        tokens: usize,
     },
     /// A page list that does not reach the slice's last token.
     #[error("slice {slice} needs {needed} {part} pages, but its list has {found}")]
@@ -106,6 +118,14 @@ impl<'a> Batch<'a> {
         let found = self.iter().find(|(_, first, s)| row < first + s.tokens.len());
         found.map_or((0, 0..0), |(number, first, s)| (number, first..first + s.tokens.len()))
     }
+
+    /// Marks the slice of a row that failed. Its rows before that one are right and go on.
+    pub(crate) fn mark(&self, failure: NotFinite, failures: &mut [Option<NotFinite>]) {
+        let (slice, _) = self.slice_of(failure.row);
+        if failures[slice].as_ref().is_none_or(|f| failure.row < f.row) {
+            failures[slice] = Some(failure);
+        }
+    }
 }
 
 /// What every block of a layer needs.
@@ -119,6 +139,11 @@ pub(crate) struct Layer<'a> {
 impl Layer<'_> {
     fn id(&self) -> LayerId {
         LayerId(self.number as u32)
+    }
+
+    /// The first position that has a row in the layer's stores.
+    fn first_position(&self) -> u32 {
+        u32::from(self.model.config.layers[self.number].draft)
     }
 }
 
@@ -138,12 +163,12 @@ pub(crate) fn forward(
 ) -> Result<(), ForwardError> {
     check(model, step, cache, ws)?;
     let batch = Batch { slices: &step.slices, rows: step.rows() };
-    ws.begin(step);
+    ws.begin(&step.slices);
     if batch.rows == 0 {
         return Ok(());
     }
     embed(model, &batch, ws)?;
-    angles(model, &batch, 0, ws);
+    angles(model, &batch, ws);
     for number in 0..model.config.main_layers() {
         let layer = Layer { model, number, batch: &batch };
         run_layer(&layer, cache, ws, probe);
@@ -151,40 +176,6 @@ pub(crate) fn forward(
     }
     find_failures(model, &batch, ws);
     finish(model, &batch, ws, probe);
-    Ok(())
-}
-
-/// The draft layer over all positions of one sequence: row `t` joins the main model's last hidden row of position `t`
-/// with the token at `t + 1`, turns by `t + 1`, and gives logits for `t + 2`. `step` has one slice with the tokens from
-/// position 1 on, in slots from 0 on, and asks for all logits. `hidden` is [rows, hidden].
-pub(crate) fn draft(
-    model: &Model,
-    step: &Step<'_>,
-    hidden: &[f32],
-    cache: &mut Cache,
-    ws: &mut Workspace,
-) -> Result<(), ForwardError> {
-    check(model, step, cache, ws)?;
-    let batch = Batch { slices: &step.slices, rows: step.rows() };
-    let number = model.config.main_layers();
-    let Some(join) = model.weights.layers.get(number).and_then(|l| l.join.as_ref()) else { return Ok(()) };
-    ws.begin(step);
-    embed(model, &batch, ws)?;
-    angles(model, &batch, 1, ws);
-    let (width, eps) = (model.config.hidden, model.config.rms_eps);
-    let mut both = vec![0.0; 2 * batch.rows * width];
-    for ((both, x), h) in both.chunks_exact_mut(2 * width).zip(ws.x.chunks_exact(width)).zip(hidden.chunks_exact(width))
-    {
-        rms_norm(x, &join.embedding_norm, eps, &mut both[..width]);
-        rms_norm(h, &join.hidden_norm, eps, &mut both[width..]);
-    }
-    linear(&model.ctx, &join.both, &both, &mut ws.x[..batch.rows * width]);
-    run_layer(&Layer { model, number, batch: &batch }, cache, ws, &mut OnLayer(&mut |_, _| {}));
-    let n = batch.rows * width;
-    rms_norm(&ws.x[..n], &join.norm, eps, &mut ws.normed[..n]);
-    let normed = std::mem::take(&mut ws.normed);
-    linear(&model.ctx, &model.weights.head, &normed[..n], ws.logits_mut());
-    ws.normed = normed;
     Ok(())
 }
 
@@ -205,7 +196,7 @@ fn check(model: &Model, step: &Step<'_>, cache: &Cache, ws: &Workspace) -> Resul
         if end > u64::from(context) {
             return Err(ForwardError::TooLong { slice, end, context });
         }
-        for part in model.main.parts().iter() {
+        for part in model.geometry.parts().iter() {
             check_pages(slice, part, s.pages[part.index()], end, cache.pages(part))?;
         }
     }
@@ -236,12 +227,12 @@ fn embed(model: &Model, batch: &Batch<'_>, ws: &mut Workspace) -> Result<(), For
     Ok(())
 }
 
-/// Cosines and sines of every row's position plus `offset`.
-fn angles(model: &Model, batch: &Batch<'_>, offset: u32, ws: &mut Workspace) {
+/// Cosines and sines of every row's position.
+fn angles(model: &Model, batch: &Batch<'_>, ws: &mut Workspace) {
     let rope = &model.config.rope;
     let half = rope.inv_freq.len();
     for (_, first, s) in batch.iter() {
-        for (i, position) in (s.start + offset..).take(s.tokens.len()).enumerate() {
+        for (i, position) in (s.start..).take(s.tokens.len()).enumerate() {
             let at = (first + i) * half..(first + i + 1) * half;
             rope_angles(&rope.inv_freq, rope.angle_factor, position, &mut ws.cos[at.clone()], &mut ws.sin[at]);
         }
@@ -253,7 +244,16 @@ fn run_layer(layer: &Layer<'_>, cache: &mut Cache, ws: &mut Workspace, probe: &m
     let weights = &layer.model.weights.layers[layer.number];
     let n = layer.batch.rows * width;
     rms_norm(&ws.x[..n], &weights.input_norm, eps, &mut ws.normed[..n]);
-    attention::run(layer, &weights.attention, cache, ws, probe);
+    attention::write(layer, &weights.attention, cache, ws);
+    finish_layer(layer, cache, ws, probe);
+}
+
+/// A layer from the point on where its rows are in the cache and its normed input in `normed`.
+fn finish_layer(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace, probe: &mut dyn Probe) {
+    let (width, eps) = (layer.model.config.hidden, layer.model.config.rms_eps);
+    let weights = &layer.model.weights.layers[layer.number];
+    let n = layer.batch.rows * width;
+    attention::read(layer, &weights.attention, cache, ws, probe);
     hadal_kernels::add(&mut ws.x[..n], &ws.answer[..n]);
     silence_failed(layer.batch, width, ws);
     rms_norm(&ws.x[..n], &weights.post_norm, eps, &mut ws.normed[..n]);
@@ -264,11 +264,11 @@ fn run_layer(layer: &Layer<'_>, cache: &mut Cache, ws: &mut Workspace, probe: &m
     }
 }
 
-/// Rows of a slice that has failed go on as zeros, which disturb nobody.
+/// Rows of a slice from the one that failed on go on as zeros, which disturb nobody.
 fn silence_failed(batch: &Batch<'_>, width: usize, ws: &mut Workspace) {
     for (slice, first, s) in batch.iter() {
-        if ws.failures[slice].is_some() {
-            ws.x[first * width..(first + s.tokens.len()) * width].fill(0.0);
+        if let Some(failure) = &ws.failures[slice] {
+            ws.x[failure.row * width..(first + s.tokens.len()) * width].fill(0.0);
         }
     }
 }
@@ -276,30 +276,29 @@ fn silence_failed(batch: &Batch<'_>, width: usize, ws: &mut Workspace) {
 /// Marks the slices whose residual stream is not finite: without logits nobody else would see it.
 fn find_failures(model: &Model, batch: &Batch<'_>, ws: &mut Workspace) {
     let width = model.config.hidden;
-    for (slice, first, s) in batch.iter() {
+    for (_, first, s) in batch.iter() {
         let rows = &ws.x[first * width..(first + s.tokens.len()) * width];
-        if let (None, Some(at)) = (&ws.failures[slice], rows.iter().position(|v| !v.is_finite())) {
-            ws.failures[slice] = Some(NotFinite { what: "hidden states", row: first + at / width });
+        if let Some(at) = rows.iter().position(|v| !v.is_finite()) {
+            batch.mark(NotFinite { what: "hidden states", row: first + at / width }, &mut ws.failures);
         }
     }
 }
 
-/// The last norm and the head, of the rows whose logits are wanted.
+/// The last norm, of all rows where a draft layer needs them, and the head, of the rows whose logits are wanted.
 fn finish(model: &Model, batch: &Batch<'_>, ws: &mut Workspace, probe: &mut dyn Probe) {
     let (width, eps) = (model.config.hidden, model.config.rms_eps);
+    let n = batch.rows * width;
+    if model.config.draft_layers() > 0 {
+        rms_norm(&ws.x[..n], &model.weights.norm, eps, &mut ws.hidden[..n]);
+    }
     if probe.details() {
-        let n = batch.rows * width;
         rms_norm(&ws.x[..n], &model.weights.norm, eps, &mut ws.normed[..n]);
         probe.last_hidden(&ws.normed[..n]);
     }
     let mut wanted = 0;
     for (_, first, s) in batch.iter() {
         let end = first + s.tokens.len();
-        let from = match s.logits {
-            Logits::None => end,
-            Logits::Last => end - 1,
-            Logits::All => first,
-        };
+        let from = end - s.logits.rows(s.tokens.len());
         let to = &mut ws.normed[wanted * width..(wanted + end - from) * width];
         rms_norm(&ws.x[from * width..end * width], &model.weights.norm, eps, to);
         wanted += end - from;

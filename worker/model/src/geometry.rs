@@ -10,7 +10,7 @@ use hadal_types::{
 
 use crate::config::{Config, LayerChoice};
 
-/// The geometry of a configuration in one encoding, draft layers included.
+/// The geometry of a configuration in one encoding, with the draft layers that it has.
 pub fn geometry(config: &Config, encoding: KvEncoding) -> Geometry {
     let mut stores = Vec::new();
     let mut layers: Vec<Layer> = Vec::new();
@@ -63,7 +63,8 @@ fn layout(config: &Config, encoding: KvEncoding) -> String {
     };
     let index = if config.indexer.is_some() { part(Part::Index) } else { String::new() };
     let rounding = if encoding == KvEncoding::Fp8 { "-amax448" } else { "" };
-    format!("{encoding}{}{index}{rounding}", part(Part::Latent))
+    let drafts = if config.draft_layers() > 0 { "-drafts" } else { "" };
+    format!("{encoding}{}{index}{rounding}{drafts}", part(Part::Latent))
 }
 
 fn encoding_name(encoding: Encoding) -> &'static str {

@@ -28,6 +28,6 @@ pub use hadal_kernels::{Path, Pool};
 pub use model::{LoadOptions, Model, Progress};
 pub use probe::{Probe, Route};
 pub use rope::{Rope, RopeError};
-pub use step::{Logits, Slice, Step};
+pub use step::{Draft, Logits, Slice, Step};
 pub use weights::LoadError;
 pub use workspace::Workspace;

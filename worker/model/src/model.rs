@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::files::Files;
 use crate::forward::ForwardError;
 use crate::probe::{OnLayer, Probe};
-use crate::step::Step;
+use crate::step::{Draft, Step};
 use crate::weights::{LoadError, Weights};
 use crate::workspace::Workspace;
 
@@ -32,6 +32,8 @@ pub struct LoadOptions<'a> {
     pub kv: KvEncoding,
     /// Kernel path.
     pub path: Path,
+    /// Whether the draft layer is loaded and its rows are kept, if the checkpoint has one.
+    pub drafts: bool,
     /// Threads of the kernels; none for the calling thread alone.
     pub pool: Option<Arc<Pool>>,
     /// Called after each layer.
@@ -57,9 +59,7 @@ pub struct Model {
     /// The same with f32 activations.
     pub(crate) exact: Ctx,
     pub(crate) kv: KvEncoding,
-    /// With draft layers, if the checkpoint has them.
-    pub(crate) all: Geometry,
-    pub(crate) main: Geometry,
+    pub(crate) geometry: Geometry,
     fingerprint: Fingerprint,
 }
 
@@ -69,20 +69,13 @@ impl Model {
     /// # Errors
     /// Names the tensor that is missing or has another shape or type, with both; or the path that this machine lacks.
     pub fn load(files: &Files, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
-        Self::load_with(files, options, false)
-    }
-
-    /// As [`Model::load`], with the draft layers if `drafts` and the checkpoint has them.
-    pub(crate) fn load_with(files: &Files, options: &LoadOptions<'_>, drafts: bool) -> Result<Self, LoadError> {
         let mut config = files.config().clone();
-        if !drafts || !Weights::has_drafts(files) {
-            config.layers.retain(|l| !l.draft);
-        }
-        let all = crate::geometry::geometry(&config, options.kv);
+        // One draft layer drafts one token, and no published model has more.
+        let drafts = usize::from(options.drafts && Self::can_draft(files));
+        config.layers.truncate(config.main_layers() + drafts);
         Ok(Self {
             weights: Weights::load(files, &config, options)?,
-            main: all.without_drafts(),
-            all,
+            geometry: crate::geometry::geometry(&config, options.kv),
             ctx: options.context(options.dtype)?,
             exact: options.context(Dtype::F32)?,
             kv: options.kv,
@@ -91,9 +84,21 @@ impl Model {
         })
     }
 
-    /// The cache geometry that steps use, without draft layers.
+    /// Whether a checkpoint has a draft layer: some name one in their configuration and leave its weights out.
+    pub fn can_draft(files: &Files) -> bool {
+        let config = files.config();
+        let tensor = format!("model.layers.{}.eh_proj.weight", config.main_layers());
+        config.draft_layers() > 0 && files.tensor(&tensor).is_some()
+    }
+
+    /// The cache geometry that steps use, with the draft layer if it is loaded.
     pub fn geometry(&self) -> &Geometry {
-        &self.main
+        &self.geometry
+    }
+
+    /// Whether the draft layer is loaded.
+    pub fn drafts(&self) -> bool {
+        self.config.draft_layers() > 0
     }
 
     /// All that decides the bits of an answer.
@@ -101,7 +106,7 @@ impl Model {
         Numerics {
             fingerprint: self.fingerprint,
             dtype: self.ctx.dtype(),
-            layout: self.main.layout.clone(),
+            layout: self.geometry.layout.clone(),
             kernels: self.ctx.path().name().to_owned(),
             version: NUMERICS_VERSION,
             // With EP 1 rows reach the experts as they are, and answers come back in f32.
@@ -141,7 +146,7 @@ impl Model {
 
     /// A cache of so many pages of each part.
     pub fn new_cache(&self, pages: &[(Part, u32)]) -> Cache {
-        Cache::new(&self.main, pages)
+        Cache::new(&self.geometry, pages)
     }
 
     /// Computes a step: writes the rows of its tokens to the cache, and logits where they are asked for. `on_layer` is
@@ -159,6 +164,22 @@ impl Model {
         on_layer: &mut dyn FnMut(LayerId, &Cache),
     ) -> Result<(), ForwardError> {
         crate::forward::forward(self, step, cache, workspace, &mut OnLayer(on_layer))
+    }
+
+    /// Writes the draft rows that follow the slices of a step, the one that was computed last with this workspace, as
+    /// its [`Draft`]s say, one for each slice, and computes logits where they are asked for. `on_layer` is called when they are in the cache.
+    /// Without a draft layer nothing happens.
+    ///
+    /// # Errors
+    /// Drafts that contradict the step; nothing was written then.
+    pub fn draft(
+        &self,
+        after: (&Step<'_>, &[Draft]),
+        cache: &mut Cache,
+        workspace: &mut Workspace,
+        on_layer: &mut dyn FnMut(LayerId, &Cache),
+    ) -> Result<(), ForwardError> {
+        crate::forward::draft(self, after, cache, workspace, on_layer)
     }
 
     /// As [`Model::forward`], showing `probe` what happens on the way.

@@ -1,11 +1,13 @@
-//! What one step computes: slices of sequences, each with the pages that hold its rows.
+//! What one step computes: slices of sequences, each with the pages that hold its rows, and how the draft layer follows
+//! them.
 
 use hadal_types::{Attention, Part};
 
 /// Which rows of a slice get logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Logits {
     /// None: a chunk that is not the end of a prompt.
+    #[default]
     None,
     /// The last one.
     Last,
@@ -51,5 +53,28 @@ impl Step<'_> {
     /// Tokens of all slices.
     pub fn rows(&self) -> usize {
         self.slices.iter().map(|s| s.tokens.len()).sum()
+    }
+}
+
+/// How the draft layer follows a slice of the step just computed.
+///
+/// The draft row of a position joins its token with the main model's last hidden row of the position before, and lies
+/// in the draft layer's stores under that position. So the rows of a slice give the draft rows of the positions after
+/// them: of the slice's other tokens, and of the token that was sampled. Position 0 has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// Leading tokens of the slice that stand: all but a draft that was refused. With 0 nothing is written.
+    pub kept: usize,
+    /// The token after those, where its draft row is wanted.
+    pub next: Option<u32>,
+    /// Which of these draft rows get logits. The others are written and not computed further: what a draft layer keeps
+    /// of a token depends on its input alone.
+    pub logits: Logits,
+}
+
+impl Draft {
+    /// Draft rows, beside the one that position 0 has not.
+    pub(crate) fn rows(&self) -> usize {
+        if self.kept == 0 { 0 } else { self.kept - 1 + usize::from(self.next.is_some()) }
     }
 }

@@ -94,12 +94,6 @@ pub(crate) struct Join {
 }
 
 impl Weights {
-    /// Whether the checkpoint has every draft layer that its configuration names.
-    pub(crate) fn has_drafts(files: &Files) -> bool {
-        let (main, all) = (files.config().main_layers(), files.config().layers.len());
-        all > main && (main..all).all(|l| files.tensor(&format!("model.layers.{l}.eh_proj.weight")).is_some())
-    }
-
     /// Checks every tensor that the configuration promises, then packs them layer by layer.
     pub(crate) fn load(files: &Files, config: &Config, options: &LoadOptions<'_>) -> Result<Self, LoadError> {
         let loader = Loader::new(files, config, options)?;

@@ -3,7 +3,7 @@
 use hadal_kernels::{Choice, NotFinite, Routes};
 
 use crate::config::{Config, LayerChoice};
-use crate::step::Step;
+use crate::step::{Draft, Slice, Step};
 
 /// Room for one step at a time. What is in it between steps has no meaning, but for the last step's logits.
 pub struct Workspace {
@@ -25,6 +25,11 @@ pub struct Workspace {
     /// [wanted rows, vocab], and where each slice's begin.
     logits: Vec<f32>,
     logits_at: Vec<std::ops::Range<usize>>,
+    /// For the draft layer, empty without one: the main model's last hidden rows of the step, normed, [rows, hidden],
+    /// which live until the next; what a row is joined of, [rows, 2, hidden]; the tokens of the rows.
+    pub(crate) hidden: Vec<f32>,
+    pub(crate) join: Vec<f32>,
+    pub(crate) draft_tokens: Vec<u32>,
     pub(crate) failures: Vec<Option<NotFinite>>,
 }
 
@@ -77,6 +82,7 @@ struct Widths {
     index_heads: usize,
     experts: usize,
     vocab: usize,
+    draft: usize,
 }
 
 impl Widths {
@@ -99,13 +105,16 @@ impl Widths {
             index_heads: index.map_or(0, |i| i.heads),
             experts: c.moe.map_or(0, |m| m.experts),
             vocab: c.vocab,
+            draft: if c.draft_layers() > 0 { c.hidden } else { 0 },
         }
     }
 
     fn total(&self) -> usize {
         let mla = 2 * self.q_rank + self.q + self.absorbed + self.row + self.latent + self.head_in + self.head_out;
         let index = self.index_q + 2 * self.index_key + self.index_heads;
-        3 * self.hidden + 2 * self.rope_half + mla + self.attended + self.values + index + self.experts + self.vocab
+        let draft = 3 * self.draft;
+        let ends = 3 * self.hidden + 2 * self.rope_half + self.experts + self.vocab;
+        ends + mla + self.attended + self.values + index + draft
     }
 }
 
@@ -159,6 +168,9 @@ impl Workspace {
             routes: Routes::default(),
             logits: rows(w.vocab),
             logits_at: Vec::new(),
+            hidden: rows(w.draft),
+            join: rows(2 * w.draft),
+            draft_tokens: Vec::new(),
             failures: Vec::new(),
         }
     }
@@ -177,30 +189,46 @@ impl Workspace {
         self.rows_max
     }
 
-    /// The logits of slice `slice` of the last step, [rows asked for, vocab]. Empty where none were asked for.
+    /// The logits of slice `slice` of the last step, [rows asked for, vocab]. Empty where none were asked for. After
+    /// [`crate::Model::draft`], those of the draft rows that follow the slice; empty also where these have failed.
     pub fn logits(&self, slice: usize) -> &[f32] {
         let range = self.logits_at.get(slice).cloned().unwrap_or_default();
         &self.logits[range.start * self.vocab..range.end * self.vocab]
     }
 
-    /// Why slice `slice` of the last step has no answer; its request must end with an error, and the rows that the step
-    /// wrote for it must not be used again.
+    /// Why slice `slice` of the last step has no answer from a row on (a row of the step): its rows before that one and
+    /// their logits are right, the others must not be used again. Forgotten when drafts are computed.
     pub fn failure(&self, slice: usize) -> Option<&NotFinite> {
         self.failures.get(slice).and_then(Option::as_ref)
     }
 
     /// Lays out the logits of a step and forgets the failures of the last.
-    pub(crate) fn begin(&mut self, step: &Step<'_>) {
+    pub(crate) fn begin(&mut self, slices: &[Slice<'_>]) {
         self.failures.clear();
-        self.failures.resize(step.slices.len(), None);
+        self.failures.resize(slices.len(), None);
         self.choice.clear();
         let mut at = 0;
         self.logits_at.clear();
-        self.logits_at.extend(step.slices.iter().map(|s| {
+        self.logits_at.extend(slices.iter().map(|s| {
             let from = at;
             at += s.logits.rows(s.tokens.len());
             from..at
         }));
+    }
+
+    /// Lays out the logits of drafts by the slices that they follow, when there are failures of those that asked for
+    /// logits still.
+    pub(crate) fn lay_out_drafts(&mut self, step: &Step<'_>, drafts: &[Draft]) {
+        let mut at = 0;
+        let mut asked = self.failures.iter();
+        self.logits_at.clear();
+        self.logits_at.extend(step.slices.iter().zip(drafts).map(|(_, draft)| {
+            let (from, rows) = (at, draft.logits.rows(draft.rows()));
+            let failed = rows > 0 && asked.next().is_some_and(Option::is_some);
+            at += rows;
+            if failed { from..from } else { from..at }
+        }));
+        self.failures.clear();
     }
 
     /// Room for the logits of the step, [wanted rows, vocab].

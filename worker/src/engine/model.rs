@@ -56,7 +56,7 @@ impl Backend for ModelBackend {
         let sampled = plan.slices().get(slice).is_some_and(|s| s.sample);
         // Without inputs its request is gone, and nobody will look at the result.
         let Some(inputs) = inputs.filter(|_| sampled) else { return SliceResult::Computed };
-        let history = History { prompt: inputs.prompt, output: inputs.output };
+        let history = History { prompt: inputs.prompt, output: inputs.output, then: None };
         let index = inputs.output.len() as u32;
         match sample(self.workspace.logits(slice), inputs.params, history, index, &mut self.scratch) {
             Ok(drawn) => {

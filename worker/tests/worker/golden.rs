@@ -14,7 +14,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/deeps
 async fn a_pair_gives_the_bits_of_one_worker(kv: KvEncoding) {
     let files = Files::open(FOLDER.as_ref()).unwrap();
     let dtype = if kv == KvEncoding::F32 { Dtype::F32 } else { Dtype::Bf16 };
-    let options = LoadOptions { dtype, kv, path: Path::detect(), pool: None, progress: &|_| {} };
+    let options = LoadOptions { dtype, kv, path: Path::detect(), drafts: false, pool: None, progress: &|_| {} };
     let model = Arc::new(Model::load(&files, &options).unwrap());
     let engine = Engine::model(model, &files, "tiny");
     let vocab = engine.info().vocab_tokens;

@@ -7,10 +7,9 @@ use super::golden::{Golden, GoldenError, Prompt};
 use super::report::{Choices, Constants, LayerMargin, PromptReport};
 use super::{CheckError, CheckOptions};
 use crate::cache::Cache;
-use crate::forward;
 use crate::model::Model;
 use crate::probe::{Probe, Route};
-use crate::step::{Logits, Slice, Step};
+use crate::step::{Draft, Logits, Slice, Step};
 
 /// Draft positions with a narrower margin are left out: prompts were not searched for wide ones in that layer.
 const MTP_MARGIN_MIN: f32 = 1e-3;
@@ -107,7 +106,7 @@ pub(super) fn prompt(
     // Pages in descending order: an address must not matter.
     let blocks = blocks_for(ids.len() as u64) as u32;
     let pages: Vec<u32> = (0..blocks).rev().collect();
-    let mut cache = Cache::new(&model.all, &Part::ALL.map(|p| (p, blocks)));
+    let mut cache = Cache::new(&model.geometry, &Part::ALL.map(|p| (p, blocks)));
     let chunk = options.chunk_tokens.clamp(1, ids.len());
     let mut ws = model.new_workspace(chunk);
     let mut seen = Seen::new(model.config.main_layers());
@@ -129,10 +128,7 @@ pub(super) fn prompt(
         ..PromptReport::default()
     };
     compare(&mut report, golden, &seen, &logits)?;
-    report.mtp = drafts(model, golden, (&prompt.name, &ids), &seen.last, &mut cache).map_err(|e| match e {
-        DraftError::Golden(e) => CheckError::Golden(e),
-        DraftError::Forward(source) => failed(source),
-    })?;
+    report.mtp = drafts(model, golden, (&prompt.name, &ids), chunk, &mut cache)?;
     Ok(report)
 }
 
@@ -186,30 +182,37 @@ impl Choices {
     }
 }
 
-enum DraftError {
-    Golden(GoldenError),
-    Forward(forward::ForwardError),
-}
-
-/// The draft layer's logits against golden ones, where both exist.
+/// The draft layer's logits against golden ones, where both exist: of a second run, whose chunks begin a token early.
 fn drafts(
     model: &Model,
     golden: &Golden,
     (prompt, ids): (&str, &[u32]),
-    last_hidden: &[f32],
+    chunk: usize,
     cache: &mut Cache,
-) -> Result<Option<f32>, DraftError> {
+) -> Result<Option<f32>, CheckError> {
     let (rows, vocab) = (ids.len() - 1, model.config.vocab);
-    let want = golden.floats(&format!("{prompt}.mtp_logits"), rows * vocab).map_err(DraftError::Golden)?;
-    let margins = golden.floats(&format!("{prompt}.mtp_margin"), rows).map_err(DraftError::Golden)?;
-    let (Some(want), Some(margins), true) = (want, margins, model.config.draft_layers() > 0) else { return Ok(None) };
-    let pages: Vec<u32> = (0..blocks_for(rows as u64) as u32).collect();
-    let slice = slice_of(&ids[1..], 0, &pages);
-    let mut ws = model.new_workspace(rows);
-    let hidden = &last_hidden[..rows * model.config.hidden];
-    forward::draft(model, &Step { slices: vec![slice] }, hidden, cache, &mut ws).map_err(DraftError::Forward)?;
-    let pairs = want.chunks_exact(vocab).zip(ws.logits(0).chunks_exact(vocab)).zip(margins);
-    Ok(Some(pairs.filter(|(_, m)| *m > MTP_MARGIN_MIN).map(|((a, b), _)| largest(a, b)).fold(0.0, f32::max)))
+    let want = golden.floats(&format!("{prompt}.mtp_logits"), rows * vocab)?;
+    let margins = golden.floats(&format!("{prompt}.mtp_margin"), rows)?;
+    let (Some(want), Some(margins), true) = (want, margins, model.drafts()) else { return Ok(None) };
+    let pages: Vec<u32> = (0..blocks_for(ids.len() as u64) as u32).collect();
+    let mut ws = model.new_workspace(chunk + 1);
+    let mut logits = Vec::with_capacity(rows * vocab);
+    for begin in (0..ids.len()).step_by(chunk) {
+        let first = begin.saturating_sub(1);
+        let tokens = &ids[first..ids.len().min(begin + chunk)];
+        let slice = Slice { logits: Logits::None, ..slice_of(tokens, first as u32, &pages) };
+        let step = Step { slices: vec![slice] };
+        let kept = [Draft { kept: tokens.len(), next: None, logits: Logits::All }];
+        model
+            .forward(&step, cache, &mut ws, &mut |_, _| {})
+            .and_then(|()| model.draft((&step, &kept), cache, &mut ws, &mut |_, _| {}))
+            .map_err(|source| CheckError::Forward { prompt: prompt.to_owned(), source })?;
+        logits.extend(ws.logits(0));
+    }
+    let clear = margins.iter().map(|m| *m > MTP_MARGIN_MIN);
+    let pairs = want.chunks_exact(vocab).zip(logits.chunks_exact(vocab)).zip(clear);
+    let differences = pairs.filter(|(_, clear)| *clear).map(|((a, b), _)| largest(a, b));
+    Ok(Some(differences.fold(if logits.len() == want.len() { 0.0 } else { f32::INFINITY }, f32::max)))
 }
 
 /// Tokens of the one sequence of a run.

@@ -18,6 +18,7 @@ fn assert_passes(name: &str) {
     let indexes = !["deepseek_v3", "deepseek_v2"].contains(&name);
     let compared = |p: &PromptReport| p.router.rows > 0 && (p.indexer.rows > 0) == indexes && p.logits.is_some();
     assert!(report.prompts.iter().all(compared), "{report}");
+    assert_eq!(report.prompts.iter().any(|p| p.mtp.is_some()), name != "deepseek_v2", "{report}");
     let Constants { inv_freq, cos_sin_factor, attention_scale } = report.constants;
     assert!([inv_freq, cos_sin_factor, attention_scale].iter().all(Option::is_some), "{report}");
 }

@@ -10,28 +10,42 @@ use crate::cache::Cache;
 use crate::config::LayerChoice;
 use crate::geometry::latent_codec;
 use crate::probe::Probe;
+use crate::step::Slice;
 use crate::weights::{Attention, Query};
 use crate::workspace::{MlaBuffers, Workspace};
 
 /// The latents' norms use this epsilon whatever `rms_norm_eps` says, as DeepSeek's code and transformers do.
 const LATENT_EPS: f32 = 1e-6;
 
-/// Reads `normed`, writes the step's rows to the cache, and leaves the block's answer in `answer`.
-pub(super) fn run(
-    layer: &Layer<'_>,
-    weights: &Attention,
-    cache: &mut Cache,
-    ws: &mut Workspace,
-    probe: &mut dyn Probe,
-) {
+/// Reads `normed` and writes the step's rows, of every part, to the cache.
+pub(super) fn write(layer: &Layer<'_>, weights: &Attention, cache: &mut Cache, ws: &mut Workspace) {
+    encode(layer, weights, cache, ws);
+    if let Some(indexer) = &weights.indexer {
+        indexer::write(layer, indexer, cache, ws);
+    }
+}
+
+/// Writes zeros to the first slot of a sequence, which the draft layer has no row for.
+pub(super) fn write_nothing(layer: &Layer<'_>, slice: &Slice<'_>, cache: &mut Cache, ws: &mut Workspace) {
+    let (model, config) = (layer.model, &layer.model.config);
+    let nothing = &mut ws.mla.row[..config.latent_dim()];
+    nothing.fill(0.0);
+    let (latent, turned) = nothing.split_at(config.kv_rank);
+    let pool = &mut cache.pools[latent_store(layer).0 as usize];
+    let (page, slot) = slot(slice, Part::Latent, 0, pool.page_bytes);
+    latent_codec(config, model.kv).encode(&mut pool.bytes[page..page + pool.page_bytes], slot, latent, turned);
+    indexer::write_nothing(layer, slice, cache, ws);
+}
+
+/// Reads `normed` and the cache, in which the rows are, and leaves the block's answer in `answer`.
+pub(super) fn read(layer: &Layer<'_>, weights: &Attention, cache: &Cache, ws: &mut Workspace, probe: &mut dyn Probe) {
     let (ctx, config, rows) = (&layer.model.ctx, &layer.model.config, layer.batch.rows);
     let normed = &ws.normed[..rows * config.hidden];
     queries(layer, weights, normed, &mut ws.mla);
     rotate_queries(layer, &mut ws.mla, (&ws.cos, &ws.sin));
     absorb(layer, weights, &mut ws.mla);
-    encode(layer, weights, cache, ws);
     if let Some(indexer) = &weights.indexer {
-        indexer::run(layer, indexer, cache, ws, probe);
+        indexer::choose(layer, indexer, cache, ws, probe);
     }
     attend(layer, cache, ws);
     unabsorb(layer, weights, &mut ws.mla);
@@ -152,7 +166,13 @@ fn attend(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace) {
             let cache = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Latent.index()]).ok()?;
             let dense = all || slice.attention == Kind::Dense;
             let keys = if dense { Keys::All } else { Keys::Chosen { choice: &ws.choice, first } };
-            Some(AttentionRows { cache, start: slice.start, rows: slice.tokens.len(), from: 0, keys })
+            Some(AttentionRows {
+                cache,
+                start: slice.start,
+                rows: slice.tokens.len(),
+                from: layer.first_position(),
+                keys,
+            })
         })
         .collect();
     let shape =
@@ -164,5 +184,5 @@ fn attend(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace) {
 
 /// The latent store that a layer owns and reads.
 fn latent_store(layer: &Layer<'_>) -> StoreId {
-    layer.model.all.layers[layer.number].reads.first().map_or(StoreId(0), |r| r.store)
+    layer.model.geometry.layers[layer.number].reads.first().map_or(StoreId(0), |r| r.store)
 }

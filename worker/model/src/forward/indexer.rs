@@ -1,4 +1,4 @@
-//! The lightning indexer: writes the step's index keys, then chooses the rows that attention reads, but for slices of
+//! The lightning indexer: writes the step's index keys, and chooses the rows that attention reads, but for slices of
 //! dense attention. Their keys are written all the same: a page has its rows in every part.
 
 use hadal_kernels::{
@@ -6,28 +6,53 @@ use hadal_kernels::{
 };
 use hadal_types::{Attention, Choice, Part, StoreId};
 
-use super::{Batch, Layer, exact, slot};
+use super::{Layer, exact, slot};
 use crate::cache::{Cache, Pool};
 use crate::config::Indexer;
 use crate::geometry::index_codec;
 use crate::probe::Probe;
+use crate::step::Slice;
 use crate::weights::IndexerWeights;
 use crate::workspace::Workspace;
 
 /// Epsilon of the keys' norm, in every model.
 const KEY_EPS: f32 = 1e-6;
 
-/// Reads `normed` and the query latent; leaves the layer's choice in `choice`.
-pub(super) fn run(
+/// Reads `normed` and writes the step's keys.
+pub(super) fn write(layer: &Layer<'_>, weights: &IndexerWeights, cache: &mut Cache, ws: &mut Workspace) {
+    if let Some(store) = store_of(layer) {
+        encode(layer, weights, &mut cache.pools[store.0 as usize], ws);
+    }
+}
+
+/// Writes zeros to the first slot of a sequence, if the layer has keys.
+pub(super) fn write_nothing(layer: &Layer<'_>, slice: &Slice<'_>, cache: &mut Cache, ws: &mut Workspace) {
+    let config = &layer.model.config;
+    let (Some(store), Some(indexer)) = (store_of(layer), config.indexer) else { return };
+    let key = &mut ws.index.key[..indexer.dim];
+    key.fill(0.0);
+    let pool = &mut cache.pools[store.0 as usize];
+    let (page, slot) = slot(slice, Part::Index, 0, pool.page_bytes);
+    index_codec(config, layer.model.kv).encode(&mut pool.bytes[page..page + pool.page_bytes], slot, key);
+}
+
+/// The index store of a layer that has an indexer of its own.
+fn store_of(layer: &Layer<'_>) -> Option<StoreId> {
+    match layer.model.geometry.layers[layer.number].choice {
+        Choice::Own { scores, .. } => Some(scores),
+        _ => None,
+    }
+}
+
+/// Reads `normed`, the query latent and the keys; leaves the layer's choice in `choice`.
+pub(super) fn choose(
     layer: &Layer<'_>,
     weights: &IndexerWeights,
-    cache: &mut Cache,
+    cache: &Cache,
     ws: &mut Workspace,
     probe: &mut dyn Probe,
 ) {
-    let Some(indexer) = layer.model.config.indexer else { return };
-    let Choice::Own { scores: store, .. } = layer.model.all.layers[layer.number].choice else { return };
-    encode(layer, weights, &mut cache.pools[store.0 as usize], ws);
+    let (Some(indexer), Some(store)) = (layer.model.config.indexer, store_of(layer)) else { return };
     if !layer.batch.chooses() {
         return;
     }
@@ -89,9 +114,9 @@ fn encode(layer: &Layer<'_>, weights: &IndexerWeights, pool: &mut Pool, ws: &mut
     }
 }
 
-/// Chooses for every row. A slice whose scores are not numbers is marked, and the choice is made again with that slice
-/// reading its first row only, so that the others are not disturbed. Dense slices, which read no choice, have the same
-/// in its place, so that rows of the choice are rows of the step.
+/// Chooses for every row. From the first row of a slice whose scores are not numbers on, its rows are marked, and the
+/// choice is made again with these reading the first position only, so that the others are not disturbed. Dense slices,
+/// which read no choice, have the same in its place, so that rows of the choice are rows of the step.
 fn select(layer: &Layer<'_>, indexer: &Indexer, cache: &Cache, store: StoreId, ws: &mut Workspace) {
     let (model, rows) = (layer.model, layer.batch.rows);
     let pool = &cache.pools[store.0 as usize];
@@ -100,26 +125,25 @@ fn select(layer: &Layer<'_>, indexer: &Indexer, cache: &Cache, store: StoreId, w
         IndexQueries { q: &ws.index.q[..rows * indexer.heads * indexer.dim], w: &ws.index.w[..rows * indexer.heads] };
     // Each round marks one slice more, and with all of them marked nothing is scored.
     for _ in 0..=layer.batch.slices.len() {
-        let sequences = sequences(layer.batch, pool, &ws.failures);
+        let sequences = sequences(layer, pool, &ws.failures);
         match index_select(&model.ctx, &shape, &sequences, queries, &mut ws.choice) {
             Ok(()) => return,
-            Err(failure) => {
-                let (slice, _) = layer.batch.slice_of(failure.row);
-                ws.failures[slice].get_or_insert(failure);
-            }
+            Err(failure) => layer.batch.mark(failure, &mut ws.failures),
         }
     }
 }
 
-fn sequences<'a>(batch: &Batch<'a>, pool: &'a Pool, failures: &[Option<NotFinite>]) -> Vec<IndexRows<'a>> {
-    let mut out = Vec::with_capacity(batch.slices.len());
-    for (number, _, slice) in batch.iter() {
+fn sequences<'a>(layer: &Layer<'a>, pool: &'a Pool, failures: &[Option<NotFinite>]) -> Vec<IndexRows<'a>> {
+    let mut out = Vec::with_capacity(layer.batch.slices.len());
+    for (number, first, slice) in layer.batch.iter() {
         let Ok(keys) = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Index.index()]) else { continue };
-        if failures[number].is_none() && slice.attention == Attention::Sparse {
-            out.push(IndexRows { keys, start: slice.start, rows: slice.tokens.len(), from: 0 });
-        } else {
-            out.extend(slice.tokens.iter().map(|_| IndexRows { keys, start: 0, rows: 1, from: 0 }));
+        let right = failures[number].as_ref().map_or(slice.tokens.len(), |f| f.row - first);
+        let scored = if slice.attention == Attention::Sparse { right } else { 0 };
+        if scored > 0 {
+            out.push(IndexRows { keys, start: slice.start, rows: scored, from: layer.first_position() });
         }
+        let others = slice.tokens.len() - scored;
+        out.extend((0..others).map(|_| IndexRows { keys, start: 0, rows: 1, from: 0 }));
     }
     out
 }

@@ -32,15 +32,16 @@ pub(super) fn run(layer: &Layer<'_>, weights: &Mlp, ws: &mut Workspace, probe: &
     }
 }
 
-/// Chooses experts for every row. A slice whose logits are not numbers is marked and goes on with zeros.
+/// Chooses experts for every row. Rows of a slice from the first whose logits are not numbers on are marked and go on
+/// as zeros.
 fn route(layer: &Layer<'_>, moe: &Moe, bias: &[f32], ws: &mut Workspace) {
     let gate = gate(moe);
     let (rows, width) = (layer.batch.rows, layer.model.config.hidden);
     for _ in 0..=layer.batch.slices.len() {
         let logits = &ws.gate_logits[..rows * moe.experts];
         let Err(failure) = moe_gate(&gate, logits, bias, &mut ws.routes) else { return };
-        let (slice, rows) = layer.batch.slice_of(failure.row);
-        ws.failures[slice].get_or_insert(failure);
+        let rows = failure.row..layer.batch.slice_of(failure.row).1.end;
+        layer.batch.mark(failure, &mut ws.failures);
         ws.gate_logits[rows.start * moe.experts..rows.end * moe.experts].fill(0.0);
         ws.normed[rows.start * width..rows.end * width].fill(0.0);
         ws.x[rows.start * width..rows.end * width].fill(0.0);

@@ -11,6 +11,8 @@ use super::*;
 use crate::step::{Logits, Slice};
 use crate::testing::golden;
 
+mod drafts;
+
 const DSA: [&str; 3] = ["deepseek_v32", "glm_moe_dsa", "deepseek_v32-fp8"];
 const ALL: [&str; 5] = ["deepseek_v32", "glm_moe_dsa", "deepseek_v32-fp8", "deepseek_v3", "deepseek_v2"];
 /// Blocks of each sequence's room: three, so that sequences may cross two boundaries.
@@ -24,7 +26,7 @@ fn load(name: &str, dtype: Dtype, kv: KvEncoding) -> Model {
 
 fn load_on(name: &str, dtype: Dtype, kv: KvEncoding, path: Path, pool: Option<Arc<Pool>>) -> Model {
     let files = Files::open(&golden(name)).unwrap();
-    Model::load(&files, &LoadOptions { dtype, kv, path, pool, progress: &|_| {} }).unwrap()
+    Model::load(&files, &LoadOptions { dtype, kv, path, drafts: false, pool, progress: &|_| {} }).unwrap()
 }
 
 fn cache(model: &Model) -> Cache {
@@ -401,8 +403,14 @@ fn numerics_tell_classes_apart() {
 fn loading_reports_progress_to_its_end() {
     let reports = std::cell::RefCell::new(Vec::new());
     let progress = |p| reports.borrow_mut().push(p);
-    let options =
-        LoadOptions { dtype: Dtype::F32, kv: KvEncoding::F32, path: Path::Portable, pool: None, progress: &progress };
+    let options = LoadOptions {
+        dtype: Dtype::F32,
+        kv: KvEncoding::F32,
+        path: Path::Portable,
+        drafts: false,
+        pool: None,
+        progress: &progress,
+    };
     let model = Model::load(&Files::open(&golden("deepseek_v32")).unwrap(), &options).unwrap();
     let reports = reports.into_inner();
     assert_eq!(reports.len(), model.config().main_layers());

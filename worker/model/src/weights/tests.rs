@@ -43,6 +43,7 @@ impl Checkpoint {
             dtype: Dtype::F32,
             kv: KvEncoding::F32,
             path: hadal_kernels::Path::Portable,
+            drafts: true,
             pool: None,
             progress: &|_| {},
         };
@@ -118,6 +119,7 @@ fn a_checkpoint_without_its_draft_layer_loads() {
     let mut checkpoint = Checkpoint::read("deepseek_v32");
     checkpoint.header.retain(|name, _| !name.starts_with("model.layers.4."));
     let model = checkpoint.load().unwrap();
+    assert!(!model.drafts());
     assert_eq!(model.geometry().layers.len(), 4);
 }
 
