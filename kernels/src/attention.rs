@@ -10,18 +10,30 @@
 //! s = scale × q · key        m' = max(m, s...)         p = exp(s - m')
 //! l = l × exp(m - m') + p...                           o = o × exp(m - m') + p · latents
 //! ```
+//!
+//! With bf16 activations, AVX-512 takes both products from pairs of bf16, unless rows are f32; see `pairs`. All else
+//! decodes rows to f32; see `decoded`.
+
+use std::ops::Range;
+
+use hadal_types::{Dtype, KvEncoding};
 
 use crate::cache::{LatentCodec, PAGE_ROWS, Paged};
 use crate::context::Ctx;
-use crate::gemm::{self, Block};
 use crate::index::Choice;
-use crate::math::exp;
-use crate::panel::PANEL;
-use crate::scratch;
+use crate::panel::{self, Encoding};
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod decoded;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 
 /// Keys of a tile.
 const TILE: usize = PAGE_ROWS;
-/// Heads of one job where there are fewer queries than threads.
+/// Rows of scores of one job: the heads of one query, or those of several queries of a sequence that share tiles.
+const JOB_ROWS: usize = 128;
+/// Heads of one job at least where there are fewer queries than threads: each job gathers its keys anew.
 const JOB_HEADS: usize = 16;
 
 /// What attention is made of.
@@ -69,20 +81,46 @@ pub struct AttentionRows<'a> {
 /// keys is one whose choice failed and gives NaN.
 pub fn mla_attention(ctx: &Ctx, shape: &AttentionShape, sequences: &[AttentionRows<'_>], q: &[f32], out: &mut [f32]) {
     let rows: usize = sequences.iter().map(|s| s.rows).sum();
-    let (heads, rank) = (shape.heads, shape.codec.rank());
-    // A divisor of the heads, so that no job spans two queries.
-    let group = match rows >= ctx.threads() {
-        true => heads,
-        false => (1..=JOB_HEADS.min(heads)).rev().find(|g| heads % g == 0).unwrap_or(1),
-    };
-    let groups = heads / group.max(1);
-    let work: usize = sequences.iter().map(|s| visible(s) * heads * shape.codec.width() * 2).sum();
-    ctx.for_each_chunk(work, &mut out[..rows * heads * rank], group * rank, |job, out| {
-        let (row, head) = (job / groups, job % groups * group);
-        let Some((sequence, index)) = locate(sequences, row) else { return };
-        let q = &q[(row * heads + head) * shape.codec.width()..][..group * shape.codec.width()];
-        attend(ctx, shape, &Query { sequence, index, q, heads: group }, out);
+    let (heads, rank, width) = (shape.heads, shape.codec.rank(), shape.codec.width());
+    let share = Share::of(ctx.threads(), rows, heads);
+    let work: usize = sequences.iter().map(|s| visible(s) * heads * width * 2).sum();
+    ctx.for_each_chunk(work, &mut out[..rows * heads * rank], share.rows * share.heads * rank, |job, mut out| {
+        let (mut row, head) = share.first(job, heads);
+        while let Some((sequence, index)) = locate(sequences, row).filter(|_| !out.is_empty()) {
+            let count = (sequence.rows - index).min(out.len() / (share.heads * rank));
+            let (part, rest) = out.split_at_mut(count * share.heads * rank);
+            let q = &q[(row * heads + head) * width..][..count * share.heads * width];
+            attend(ctx, shape, &Queries { sequence, index, count, q, heads: share.heads }, part);
+            (row, out) = (row + count, rest);
+        }
     });
+}
+
+/// What a job takes: all heads of some queries, or some heads of one.
+struct Share {
+    rows: usize,
+    heads: usize,
+}
+
+impl Share {
+    fn of(threads: usize, rows: usize, heads: usize) -> Self {
+        if rows >= threads || heads < 2 * JOB_HEADS {
+            // Where queries are few, threads come before shared tiles.
+            let rows = (JOB_ROWS / heads.max(1)).min(rows / threads).max(1);
+            return Self { rows, heads };
+        }
+        // A divisor of the heads, so that no job spans two queries.
+        let least = heads.div_ceil(threads.div_ceil(rows.max(1))).max(JOB_HEADS);
+        Self { rows: 1, heads: (least..=heads).find(|h| heads.is_multiple_of(*h)).unwrap_or(heads) }
+    }
+
+    /// The first row and head of a job.
+    fn first(&self, job: usize, heads: usize) -> (usize, usize) {
+        match heads / self.heads.max(1) {
+            0 | 1 => (job * self.rows, 0),
+            parts => (job / parts, job % parts * self.heads),
+        }
+    }
 }
 
 /// Keys that a sequence's queries read together.
@@ -103,150 +141,83 @@ fn locate<'s, 'a>(sequences: &'s [AttentionRows<'a>], mut row: usize) -> Option<
     None
 }
 
-/// Some heads of one query.
-struct Query<'a> {
+/// Some heads of one query, or all heads of consecutive ones of a sequence.
+struct Queries<'a> {
     sequence: &'a AttentionRows<'a>,
-    /// Which query of its sequence.
+    /// The first, counted in its sequence, and how many there are.
     index: usize,
-    /// [heads, width].
+    count: usize,
+    /// [count, heads, width].
     q: &'a [f32],
     heads: usize,
 }
 
-/// The buffers of one job.
-struct Buffers<'a> {
-    /// Rows of the tile, [64, width], and the same as columns, [width, 64].
-    rows: &'a mut [f32],
-    columns: &'a mut [f32],
-    /// Scores, then weights, [heads, 64].
-    scores: &'a mut [f32],
-    /// Maximum and sum of each head.
-    max: &'a mut [f32],
-    sum: &'a mut [f32],
-    /// The result, [heads, rank rounded up to a panel].
-    sums: &'a mut [f32],
-}
+impl<'a> Queries<'a> {
+    /// One of them.
+    fn one(&self, query: usize, width: usize) -> Queries<'a> {
+        let q = &self.q[query * self.heads * width..][..self.heads * width];
+        Queries { sequence: self.sequence, index: self.index + query, count: 1, q, heads: self.heads }
+    }
 
-fn attend(ctx: &Ctx, shape: &AttentionShape, query: &Query<'_>, out: &mut [f32]) {
-    let (width, rank, heads) = (shape.codec.width(), shape.codec.rank(), query.heads);
-    let padded = rank.div_ceil(PANEL) * PANEL;
-    // A panel of the last row may reach past the width, hence one panel more of rows.
-    let sizes = [TILE * width + PANEL, TILE * width, heads * TILE, heads, heads, heads * padded];
-    scratch::with(sizes.iter().sum(), |buffer| {
-        let (rows, rest) = buffer.split_at_mut(sizes[0]);
-        let (columns, rest) = rest.split_at_mut(sizes[1]);
-        let (scores, rest) = rest.split_at_mut(sizes[2]);
-        let (max, rest) = rest.split_at_mut(sizes[3]);
-        let (sum, sums) = rest.split_at_mut(sizes[4]);
-        let mut b = Buffers { rows, columns, scores, max, sum, sums };
-        b.rows.fill(0.0);
-        b.max.fill(f32::NEG_INFINITY);
-        b.sum.fill(0.0);
-        b.sums.fill(0.0);
-        let s = query.sequence;
-        let first_tile = TILE - s.from as usize % TILE;
+    /// What the last of them reads; those before it read one less each of all keys.
+    fn seen(&self) -> Seen<'a> {
+        let s = self.sequence;
+        let last = self.index + self.count - 1;
         match s.keys {
             Keys::All => {
-                let end = s.start + query.index as u32 + 1;
-                let (mut from, mut length) = (s.from, first_tile as u32);
-                while from < end {
-                    let to = (from + length).min(end);
-                    tile(ctx, shape, query, from..to, &mut b);
-                    (from, length) = (to, TILE as u32);
-                }
+                let count = (s.start as usize + last + 1).saturating_sub(s.from as usize);
+                Seen { from: s.from as usize, chosen: None, count }
             }
             Keys::Chosen { choice, first } => {
-                let chosen = choice.row(first + query.index);
-                let (short, rest) = chosen.split_at(first_tile.min(chosen.len()));
-                for chosen in std::iter::once(short).chain(rest.chunks(TILE)) {
-                    tile(ctx, shape, query, chosen.iter().copied(), &mut b);
-                }
+                let chosen = choice.row(first + last);
+                Seen { from: s.from as usize, chosen: Some(chosen), count: chosen.len() }
             }
         }
-        for (h, out) in out.chunks_exact_mut(rank).enumerate() {
-            // Without keys this is 0 / 0, the NaN that it should be.
-            out.iter_mut().zip(&b.sums[h * padded..]).for_each(|(o, &v)| *o = v / b.sum[h]);
-        }
-    });
+    }
 }
 
-/// Takes one tile of keys into the running softmax.
-fn tile(
-    ctx: &Ctx,
-    shape: &AttentionShape,
-    query: &Query<'_>,
-    positions: impl Iterator<Item = u32>,
-    b: &mut Buffers<'_>,
-) {
-    let (width, rank) = (shape.codec.width(), shape.codec.rank());
-    let count = gather(shape, query, positions, b);
-    let padded = rank.div_ceil(PANEL) * PANEL;
-    b.scores.fill(0.0);
-    let keys = Block {
-        x: query.q,
-        x_stride: width,
-        rows: query.heads,
-        w: &*b.columns,
-        k_stride: TILE,
-        panel_stride: PANEL,
-        panels: count.div_ceil(PANEL),
-        k: width,
-        acc: b.scores,
-        acc_stride: TILE,
-    };
-    gemm::run(ctx.path(), keys);
-    for h in 0..query.heads {
-        let scores = &mut b.scores[h * TILE..][..count];
-        let factor = weigh(scores, shape.scale, &mut b.max[h], &mut b.sum[h]);
-        if factor != 1.0 {
-            b.sums[h * padded..][..rank].iter_mut().for_each(|o| *o *= factor);
-        }
-    }
-    let values = Block {
-        x: &*b.scores,
-        x_stride: TILE,
-        rows: query.heads,
-        w: &*b.rows,
-        k_stride: width,
-        panel_stride: PANEL,
-        panels: padded / PANEL,
-        k: count,
-        acc: b.sums,
-        acc_stride: padded,
-    };
-    gemm::run(ctx.path(), values);
+/// The keys that a query reads, in order.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    /// The first position that is seen.
+    from: usize,
+    /// Those read; without, all from the first on.
+    chosen: Option<&'a [u32]>,
+    count: usize,
 }
 
-/// Decodes the rows of a tile, as rows and as columns; gives their number.
-fn gather(
-    shape: &AttentionShape,
-    query: &Query<'_>,
-    positions: impl Iterator<Item = u32>,
-    b: &mut Buffers<'_>,
-) -> usize {
-    let mut count = 0;
-    for (row, position) in b.rows.chunks_exact_mut(shape.codec.width()).zip(positions) {
-        let position = position as usize;
-        shape.codec.decode(query.sequence.cache.page_of(position), position % PAGE_ROWS, row);
-        b.columns.iter_mut().skip(count).step_by(TILE).zip(&*row).for_each(|(to, &v)| *to = v);
-        count += 1;
+impl Seen<'_> {
+    /// The position of the nth key.
+    fn position(&self, n: usize) -> usize {
+        self.chosen.map_or(self.from + n, |c| c[n] as usize)
     }
-    count
+
+    /// The tile that begins at the nth key, as keys; empty after the last.
+    fn tile(&self, n: usize) -> Range<usize> {
+        let length = if n == 0 { TILE - self.from % TILE } else { TILE };
+        n.min(self.count)..(n + length).min(self.count)
+    }
 }
 
-/// Turns scores into weights and updates maximum and sum; gives the factor of what was added up before.
-fn weigh(scores: &mut [f32], scale: f32, max: &mut f32, sum: &mut f32) -> f32 {
-    let before = *max;
-    for s in scores.iter_mut() {
-        *s *= scale;
-        if *s > *max {
-            *max = *s;
-        }
+fn attend(ctx: &Ctx, shape: &AttentionShape, queries: &Queries<'_>, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    let attend = if takes_pairs(ctx, shape) { pairs::attend } else { decoded::attend };
+    #[cfg(not(target_arch = "x86_64"))]
+    let attend = decoded::attend;
+    if queries.count == 1 || matches!(queries.sequence.keys, Keys::All) {
+        return attend(ctx, shape, queries, out);
     }
-    let factor = if *max == before { 1.0 } else { exp(before - *max) };
-    scores.iter_mut().for_each(|s| *s = exp(*s - *max));
-    *sum = scores.iter().fold(*sum * factor, |sum, &p| sum + p);
-    factor
+    // Each has chosen keys of its own.
+    for (i, out) in out.chunks_exact_mut(queries.heads * shape.codec.rank()).enumerate() {
+        attend(ctx, shape, &queries.one(i, shape.codec.width()), out);
+    }
+}
+
+/// Whether products are taken from pairs of bf16.
+fn takes_pairs(ctx: &Ctx, shape: &AttentionShape) -> bool {
+    ctx.dtype() == Dtype::Bf16
+        && panel::takes_pairs(ctx.path(), Encoding::Bf16)
+        && shape.codec.encoding() != KvEncoding::F32
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use latent::LatentCodec;
 pub const PAGE_ROWS: usize = BLOCK_TOKENS as usize;
 
 /// Numbers that share a scale.
-const SCALE_GROUP: usize = 128;
+pub(crate) const SCALE_GROUP: usize = 128;
 
 /// The pages of one sequence in the pool of one store.
 #[derive(Clone, Copy, Debug)]

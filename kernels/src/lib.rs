@@ -47,4 +47,4 @@ pub use rope::{RopeLayout, rope, rope_angles};
 pub use sample::{History, SampleScratch, Sampled, greedy, sample};
 
 /// Raised with every change that alters the bits of any result; part of the numerics class.
-pub const NUMERICS_VERSION: u32 = 3;
+pub const NUMERICS_VERSION: u32 = 4;

@@ -2,27 +2,28 @@
 //! of one numerics class differ. Only +, -, ×, ÷ and sqrt are used, all of them exactly rounded everywhere.
 
 /// 1.5 × 2^23: adding and subtracting it rounds an f32 of moderate size to the nearest integer.
-const ROUND_F32: f32 = 12_582_912.0;
+pub(crate) const ROUND_F32: f32 = 12_582_912.0;
 /// 1.5 × 2^52, the same for f64.
 const ROUND_F64: f64 = 6_755_399_441_055_744.0;
+
+/// ln 2 in two parts, the first with few enough bits that its product with any exponent is exact.
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Coefficients of (e^r - 1 - r) / r², highest power first.
+pub(crate) const EXP: [f32; 6] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
 
 /// e^x, within 2 units in the last place; 0 below the smallest subnormal, infinity above the largest f32.
 #[inline]
 pub fn exp(x: f32) -> f32 {
-    // ln 2 in two parts, the first with few enough bits that its product with any exponent is exact.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     // Comparisons, not min and max: those would drop a NaN.
     let x = if x < -104.0 { -104.0 } else { x };
     let x = if x > 89.0 { 89.0 } else { x };
     let n = (x * std::f32::consts::LOG2_E + ROUND_F32) - ROUND_F32;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
+    let mut p = EXP[0];
+    for c in &EXP[1..] {
+        p = p * r + c;
+    }
     p = p * (r * r) + r;
     // 2^n in two factors, since n goes from -151 to 129.
     let n = n as i32;

@@ -49,9 +49,25 @@ pub(crate) fn contexts() -> Vec<Ctx> {
     Path::available().into_iter().map(|p| Ctx::new(p, Dtype::F32).unwrap()).collect()
 }
 
+/// One context for each path of this machine and type of activations.
+pub(crate) fn typed_contexts() -> Vec<Ctx> {
+    let types = |c: Ctx| [Dtype::F32, Dtype::Bf16].map(|dtype| Ctx::new(c.path(), dtype).unwrap());
+    contexts().into_iter().flat_map(types).collect()
+}
+
 /// The same with three threads.
 pub(crate) fn threaded(ctx: &Ctx) -> Ctx {
     ctx.clone().with_pool(Arc::new(Pool::new(NonZeroUsize::new(3)).unwrap()))
+}
+
+/// What vdpbf16ps adds to `sum`: the higher product first, each sum rounded once, subnormal numbers zero.
+pub(crate) fn dot2(sum: f32, x: [f32; 2], w: [f32; 2]) -> f32 {
+    [1, 0].into_iter().fold(normal(sum), |sum, i| normal(normal(x[i]).mul_add(normal(w[i]), sum)))
+}
+
+/// A number, or zero in place of a subnormal one.
+pub(crate) fn normal(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
 }
 
 pub(crate) fn bits(x: &[f32]) -> Vec<u32> {

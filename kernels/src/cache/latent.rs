@@ -16,9 +16,19 @@ impl LatentCodec {
         Self { encoding, rank, rope }
     }
 
+    /// How numbers are stored.
+    pub(crate) fn encoding(&self) -> KvEncoding {
+        self.encoding
+    }
+
     /// Numbers of the latent.
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// Rotated numbers.
+    pub(crate) fn rope(&self) -> usize {
+        self.rope
     }
 
     /// Numbers of a row, rotated ones included.
@@ -84,7 +94,7 @@ impl LatentCodec {
 
     /// Reads a row, [latent | rope], from a slot of a page.
     pub fn decode(&self, page: &[u8], slot: usize, out: &mut [f32]) {
-        let row = &page[slot * self.row_bytes()..][..self.row_bytes()];
+        let row = self.row(page, slot);
         let out = &mut out[..self.width()];
         match self.encoding {
             KvEncoding::F32 => decode_f32(row, out),
@@ -97,6 +107,11 @@ impl LatentCodec {
                 decode_bf16(rope, rotated);
             }
         }
+    }
+
+    /// The bytes of a row.
+    pub(crate) fn row<'a>(&self, page: &'a [u8], slot: usize) -> &'a [u8] {
+        &page[slot * self.row_bytes()..][..self.row_bytes()]
     }
 
     fn scales(&self) -> usize {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::number::f32_to_bf16;
-use crate::testing::{Random, bits};
+use crate::testing::{Random, bits, dot2};
 
 /// A tile on the heap: [rows, k] activations, [panels × 16, k] weights.
 struct Case {
@@ -83,7 +83,7 @@ impl Case {
                 for pair in 0..words {
                     let w = [0, 1].map(|i| self.encoding.value(line, column, 2 * pair + i));
                     let to = if self.encoding == Encoding::E4m3 { &mut block_sum } else { &mut sum };
-                    *to = dot2(*to, x(pair).to_bits(), w);
+                    *to = dot2(*to, halves(x(pair)), w);
                 }
                 if last && self.encoding == Encoding::E4m3 {
                     sum = f32::mul_add(std::mem::take(&mut block_sum), scale, sum);
@@ -98,6 +98,11 @@ impl Case {
         }
         sum
     }
+}
+
+/// The two bf16 of a word.
+fn halves(word: f32) -> [f32; 2] {
+    [word.to_bits() as u16, (word.to_bits() >> 16) as u16].map(bf16_to_f32)
 }
 
 /// Also subnormal, for which vdpbf16ps takes zero.
@@ -118,13 +123,6 @@ fn line(encoding: Encoding, random: &mut Random) -> Line {
         }
     }
     line
-}
-
-/// What vdpbf16ps adds to `sum`: the upper product first, each sum rounded once, subnormal numbers zero.
-fn dot2(sum: f32, x: u32, w: [f32; 2]) -> f32 {
-    let normal = |v: f32| if v.is_subnormal() { 0.0f32.copysign(v) } else { v };
-    let x = [bf16_to_f32(x as u16), bf16_to_f32((x >> 16) as u16)];
-    [1, 0].into_iter().fold(normal(sum), |sum, i| normal(normal(x[i]).mul_add(normal(w[i]), sum)))
 }
 
 fn kinds() -> Vec<(Path, Encoding, bool)> {
