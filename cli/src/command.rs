@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use hadal_shell::config;
 
-use crate::{chat, check, eval, inspect, parts, up};
+use crate::{bench, chat, check, eval, inspect, parts, up};
 
 const ABOUT: &str = "Serves DeepSeek-V3.2-style language models on a cluster";
 
@@ -17,6 +17,7 @@ Examples:
   hadal chat                             talk to it
   hadal eval book.txt                    what sparse attention costs it in quality
   hadal inspect config.json              what a model needs
+  hadal bench kernels                    what this machine's kernels reach
 
 A cluster of separate processes, on one machine (for several, see docs/configuration.md on TLS):
   hadal coordinator &
@@ -55,6 +56,9 @@ pub(crate) enum Command {
     /// Measure what sparse attention costs in quality on a running cluster
     #[command(after_help = eval::HELP)]
     Eval(Box<eval::Options>),
+    /// Measure this machine: kernels and costs, as shares of its limits
+    #[command(after_help = bench::HELP)]
+    Bench(bench::Options),
     /// Print what a model is and needs: parameters, cache, memory; reads no weights
     #[command(after_help = inspect::HELP)]
     Inspect(inspect::Options),

@@ -1,5 +1,6 @@
 //! The binary: reads the command line, runs one command, ends with an exit code of sysexits.
 
+mod bench;
 mod bundled;
 mod chat;
 mod check;
@@ -51,6 +52,7 @@ fn dispatch(command: Command) -> Result<Exit, Fault> {
         Command::Worker(options) => run::serve(options.run.clone(), parts::worker(*options)),
         Command::Chat(options) => run::client(chat::run(*options)),
         Command::Eval(options) => run::client(eval::run(*options)),
+        Command::Bench(options) => bench::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Check(options) => check::run(&options),
     }

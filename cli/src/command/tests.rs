@@ -19,7 +19,8 @@ fn the_definition_is_sound() {
 
 #[test]
 fn every_command_and_flag_has_help() {
-    for command in definition().get_subcommands() {
+    let definition = definition();
+    for command in definition.get_subcommands().flat_map(|c| c.get_subcommands().chain([c])) {
         assert!(command.get_about().is_some(), "{}", command.get_name());
         for arg in command.get_arguments() {
             assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());

@@ -1,6 +1,8 @@
 //! The built binary: what it refuses and how it ends.
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod support;
 
 use support::{Child, busy_router, hadal, run};

@@ -22,6 +22,12 @@ pub(super) fn bf16_steps(steps: usize) -> f32 {
     unsafe { peak_bf16(steps) }
 }
 
+/// 24 chains of int8 dot products.
+pub(super) fn int8_steps(steps: usize) -> f32 {
+    // SAFETY: as above.
+    unsafe { peak_int8(steps) }
+}
+
 /// Reads every line; the result is of no use.
 pub(super) fn read(lines: &[Line], streams: usize) -> u32 {
     // SAFETY: as above.
@@ -59,6 +65,18 @@ unsafe fn peak_bf16(steps: usize) -> f32 {
         }
     }
     sums.iter().fold(0.0, |all, &sum| all + _mm512_cvtss_f32(sum))
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn peak_int8(steps: usize) -> f32 {
+    let mut sums = [_mm512_set1_epi32(1); 24];
+    let a = std::hint::black_box(_mm512_set1_epi32(0x0101_0101));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, a);
+        }
+    }
+    sums.iter().fold(0, |all, &sum| all ^ _mm512_reduce_or_epi32(sum)) as f32
 }
 
 #[target_feature(enable = "avx512f")]
