@@ -128,6 +128,6 @@ mod tests {
     fn too_little_memory_says_how_much() {
         let fault = too_little(5 << 40, "take less");
         assert_eq!(fault.exit, Exit::Unavailable);
-        assert!(fault.to_string().contains("5.0 TiB") && fault.to_string().contains("take less"), "{fault}");
+        assert!(fault.to_string().contains("5.00 TiB") && fault.to_string().contains("take less"), "{fault}");
     }
 }

@@ -212,8 +212,9 @@ fn draw(s: &Shapes) -> Case {
     let (mut scratch, mut index) = (SampleScratch::default(), 0);
     let shape = format!("{} logits, top-p 0.95", s.vocab);
     plain("sample", shape, 4 * logits.len(), 4 * logits.len(), move || {
+        let history = History { prompt: &[], output: &[], then: None };
         // These logits are finite.
-        let drawn = sample(&logits, &params, History { prompt: &[], output: &[] }, index, &mut scratch);
+        let drawn = sample(&logits, &params, history, index, &mut scratch);
         drop(black_box(drawn));
         index += 1;
     })

@@ -1,6 +1,10 @@
 //! The paged cache: for each store, pages of one block each. Page `p` of a part is page `p` of every store of it.
 
-use hadal_types::{Geometry, Part, StoreId};
+use hadal_types::{BLOCK_TOKENS, Geometry, Part, StoreId};
+
+use crate::files::{Random, UNIFORM};
+use crate::geometry::{index_codec, latent_codec};
+use crate::model::Model;
 
 /// A page that cannot be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +87,21 @@ impl Cache {
         Ok(())
     }
 
+    /// Fills every page with random rows, no two alike, as a long sequence would leave them: for benches.
+    pub fn fill(&mut self, model: &Model) {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        for (number, pool) in self.pools.iter_mut().enumerate() {
+            let (part, page_bytes) = (pool.part, pool.page_bytes.max(1));
+            let share = (pool.bytes.len() / page_bytes).div_ceil(threads).max(1) * page_bytes;
+            std::thread::scope(|scope| {
+                for (job, bytes) in pool.bytes.chunks_mut(share).enumerate() {
+                    let random = Random::new((number * threads + job) as u64);
+                    scope.spawn(move || fill(model, part, bytes.chunks_exact_mut(page_bytes), random));
+                }
+            });
+        }
+    }
+
     /// Bytes of all pages.
     pub fn bytes(&self) -> u64 {
         self.pools.iter().map(|p| p.bytes.len() as u64).sum()
@@ -95,6 +114,22 @@ impl Cache {
 
     fn pool(&self, store: StoreId) -> Result<&Pool, PageError> {
         self.pools.get(store.0 as usize).ok_or(PageError::Store { store: store.0, stores: self.pools.len() })
+    }
+}
+
+/// Rows of latents are normed and index keys, too: their numbers are around 1.
+fn fill<'a>(model: &Model, part: Part, pages: impl Iterator<Item = &'a mut [u8]>, mut random: Random) {
+    let (latent, index) = (latent_codec(&model.config, model.kv), index_codec(&model.config, model.kv));
+    let (rank, width) = (latent.rank(), latent.width());
+    let mut row = vec![0.0; width.max(index.dim())];
+    for page in pages {
+        for slot in 0..BLOCK_TOKENS as usize {
+            row.iter_mut().for_each(|v| *v = random.number() * UNIFORM);
+            match part {
+                Part::Latent => latent.encode(page, slot, &row[..rank], &row[rank..width]),
+                Part::Index => index.encode(page, slot, &row[..index.dim()]),
+            }
+        }
     }
 }
 

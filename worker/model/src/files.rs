@@ -5,6 +5,7 @@
 
 mod map;
 mod safetensors;
+mod synthetic;
 mod tensor;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use crate::config::{Config, ConfigError};
 use map::Bytes;
 pub use safetensors::{HeaderError, TensorType};
+pub(crate) use synthetic::{Random, UNIFORM};
 pub use tensor::Tensor;
 
 /// The small files of a checkpoint: whether one must be there, and what to do when it is not.

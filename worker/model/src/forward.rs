@@ -13,7 +13,7 @@ use hadal_types::{Attention, BLOCK_TOKENS, LayerId, Part};
 
 use crate::cache::Cache;
 use crate::model::Model;
-use crate::probe::Probe;
+use crate::probe::{Probe, Stage};
 use crate::step::{Slice, Step};
 use crate::workspace::Workspace;
 pub(crate) use draft::draft;
@@ -176,6 +176,7 @@ pub(crate) fn forward(
     }
     find_failures(model, &batch, ws);
     finish(model, &batch, ws, probe);
+    probe.computed(Stage::Rest);
     Ok(())
 }
 
@@ -244,7 +245,8 @@ fn run_layer(layer: &Layer<'_>, cache: &mut Cache, ws: &mut Workspace, probe: &m
     let weights = &layer.model.weights.layers[layer.number];
     let n = layer.batch.rows * width;
     rms_norm(&ws.x[..n], &weights.input_norm, eps, &mut ws.normed[..n]);
-    attention::write(layer, &weights.attention, cache, ws);
+    probe.computed(Stage::Rest);
+    attention::write(layer, &weights.attention, cache, ws, probe);
     finish_layer(layer, cache, ws, probe);
 }
 
@@ -257,6 +259,7 @@ fn finish_layer(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace, probe: &mu
     hadal_kernels::add(&mut ws.x[..n], &ws.answer[..n]);
     silence_failed(layer.batch, width, ws);
     rms_norm(&ws.x[..n], &weights.post_norm, eps, &mut ws.normed[..n]);
+    probe.computed(Stage::Rest);
     mlp::run(layer, &weights.mlp, ws, probe);
     hadal_kernels::add(&mut ws.x[..n], &ws.answer[..n]);
     if probe.details() {

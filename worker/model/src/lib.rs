@@ -26,7 +26,7 @@ pub use forward::ForwardError;
 pub use geometry::geometry;
 pub use hadal_kernels::{Path, Pool};
 pub use model::{LoadOptions, Model, Progress};
-pub use probe::{Probe, Route};
+pub use probe::{Probe, Route, Stage};
 pub use rope::{Rope, RopeError};
 pub use step::{Draft, Logits, Slice, Step};
 pub use weights::LoadError;

@@ -72,8 +72,13 @@ fn index(ctx: &Ctx, s: &Shapes, pool: &Arc<IndexPool>, rows: usize) -> Case {
     Case::new(format!("index_{name}_{rows}"), text, work, move || {
         let Ok(keys) = Paged::new(&pool.bytes, pool.codec.page_bytes(), &pool.pages) else { return };
         // These numbers are finite, and so are their scores.
-        let _ =
-            index_select(&ctx, &shape, &[IndexRows { keys, start, rows, from: 0 }], IndexQueries { q: &q, w: &w }, &mut choice);
+        let _ = index_select(
+            &ctx,
+            &shape,
+            &[IndexRows { keys, start, rows, from: 0 }],
+            IndexQueries { q: &q, w: &w },
+            &mut choice,
+        );
         black_box(&mut choice);
     })
 }

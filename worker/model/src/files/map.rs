@@ -13,6 +13,8 @@ pub(crate) enum Bytes {
     Mapped(memmap2::Mmap),
     /// Part of the binary, or of a test.
     Static(&'static [u8]),
+    /// Made up in memory.
+    Owned(Vec<u8>),
     /// An empty file, which cannot be mapped.
     Empty,
 }
@@ -39,6 +41,7 @@ impl Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
             Bytes::Empty => &[],
         }
     }

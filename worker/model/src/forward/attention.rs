@@ -9,7 +9,7 @@ use super::{Layer, indexer, slot};
 use crate::cache::Cache;
 use crate::config::LayerChoice;
 use crate::geometry::latent_codec;
-use crate::probe::Probe;
+use crate::probe::{Probe, Stage};
 use crate::step::Slice;
 use crate::weights::{Attention, Query};
 use crate::workspace::{MlaBuffers, Workspace};
@@ -18,10 +18,18 @@ use crate::workspace::{MlaBuffers, Workspace};
 const LATENT_EPS: f32 = 1e-6;
 
 /// Reads `normed` and writes the step's rows, of every part, to the cache.
-pub(super) fn write(layer: &Layer<'_>, weights: &Attention, cache: &mut Cache, ws: &mut Workspace) {
+pub(super) fn write(
+    layer: &Layer<'_>,
+    weights: &Attention,
+    cache: &mut Cache,
+    ws: &mut Workspace,
+    probe: &mut dyn Probe,
+) {
     encode(layer, weights, cache, ws);
+    probe.computed(Stage::Latents);
     if let Some(indexer) = &weights.indexer {
         indexer::write(layer, indexer, cache, ws);
+        probe.computed(Stage::IndexKeys);
     }
 }
 
@@ -43,14 +51,19 @@ pub(super) fn read(layer: &Layer<'_>, weights: &Attention, cache: &Cache, ws: &m
     let normed = &ws.normed[..rows * config.hidden];
     queries(layer, weights, normed, &mut ws.mla);
     rotate_queries(layer, &mut ws.mla, (&ws.cos, &ws.sin));
+    probe.computed(Stage::Queries);
     absorb(layer, weights, &mut ws.mla);
+    probe.computed(Stage::Absorb);
     if let Some(indexer) = &weights.indexer {
         indexer::choose(layer, indexer, cache, ws, probe);
     }
     attend(layer, cache, ws);
+    probe.computed(Stage::Attention);
     unabsorb(layer, weights, &mut ws.mla);
+    probe.computed(Stage::Values);
     let values = &ws.mla.values[..rows * config.heads * config.v_dim];
     linear(ctx, &weights.output, values, &mut ws.answer[..rows * config.hidden]);
+    probe.computed(Stage::Output);
 }
 
 fn queries(layer: &Layer<'_>, weights: &Attention, x: &[f32], b: &mut MlaBuffers) {

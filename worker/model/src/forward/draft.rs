@@ -116,7 +116,7 @@ fn write(
     ws.join = both;
     let weights = &model.weights.layers[layer.number];
     rms_norm(&ws.x[..n], &weights.input_norm, eps, &mut ws.normed[..n]);
-    attention::write(layer, &weights.attention, cache, ws);
+    attention::write(layer, &weights.attention, cache, ws, &mut OnLayer(&mut |_, _| {}));
     Ok(())
 }
 

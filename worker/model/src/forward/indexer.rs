@@ -10,7 +10,7 @@ use super::{Layer, exact, slot};
 use crate::cache::{Cache, Pool};
 use crate::config::Indexer;
 use crate::geometry::index_codec;
-use crate::probe::Probe;
+use crate::probe::{Probe, Stage};
 use crate::step::Slice;
 use crate::weights::IndexerWeights;
 use crate::workspace::Workspace;
@@ -57,7 +57,9 @@ pub(super) fn choose(
         return;
     }
     project(layer, weights, &indexer, ws);
+    probe.computed(Stage::IndexQueries);
     select(layer, &indexer, cache, store, ws);
+    probe.computed(Stage::IndexScan);
     if probe.choices() {
         for (_, first, slice) in layer.batch.iter().filter(|(_, _, s)| s.attention == Attention::Sparse) {
             for row in first..first + slice.tokens.len() {

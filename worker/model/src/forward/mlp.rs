@@ -4,7 +4,7 @@ use hadal_kernels::{Gate, GateScore, GroupScore, linear, moe_experts, moe_gate};
 
 use super::{Layer, exact};
 use crate::config::{Moe, Scoring};
-use crate::probe::{Probe, Route};
+use crate::probe::{Probe, Route, Stage};
 use crate::weights::Mlp;
 use crate::workspace::Workspace;
 
@@ -19,15 +19,21 @@ pub(super) fn run(layer: &Layer<'_>, weights: &Mlp, ws: &mut Workspace, probe: &
             if probe.details() {
                 show(layer, ws, probe);
             }
+            probe.computed(Stage::Gate);
             let (x, answer) = (&ws.normed[..n], &mut ws.answer[..n]);
             match shared {
                 Some(shared) => shared.expert().forward(ctx, x, answer),
                 None => answer.fill(0.0),
             }
+            probe.computed(Stage::Shared);
             // The gate gives ids below the number of experts.
             moe_experts(ctx, x, &ws.routes, &|id| experts[id as usize].expert(), answer);
+            probe.computed(Stage::Experts);
         }
-        (Mlp::Dense(mlp), _) => mlp.expert().forward(ctx, &ws.normed[..n], &mut ws.answer[..n]),
+        (Mlp::Dense(mlp), _) => {
+            mlp.expert().forward(ctx, &ws.normed[..n], &mut ws.answer[..n]);
+            probe.computed(Stage::Shared);
+        }
         (Mlp::Moe { .. }, None) => ws.answer[..n].fill(0.0),
     }
 }
