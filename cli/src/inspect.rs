@@ -34,7 +34,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     ep: u64,
     /// Plan for this encoding of the cache
-    #[arg(long, value_name = "f32|bf16|fp8", default_value = "fp8")]
+    #[arg(long, value_name = "f32|bf16|fp8|int8-index", default_value = "fp8")]
     kv: KvEncoding,
     /// Plan for steps of so many tokens
     #[arg(long, value_name = "N", default_value_t = 512)]

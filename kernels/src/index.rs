@@ -1,34 +1,39 @@
 //! The lightning indexer: scores of all earlier positions, and the best `k` of them.
 //!
-//! `score(position) = sum over heads, ascending, of w[head] × relu(q[head] · key[position] × dim^-0.5)`. Scores come in
-//! tiles of 64 positions and go straight into a running top-k, so memory does not grow with the context. Each score
-//! depends on its query and key alone and the order of choice is total, so tiling and threads change nothing.
+//! `score(position) = factor × sum over heads, ascending, of w[head] × relu(q[head] · key[position])`, where the factor is
+//! `dim^-0.5`, times the scale of a key that enters without its own. Scores come in tiles of 64 positions and go straight
+//! into a running top-k, so memory does not grow with the context. Each score depends on its query and key alone and the
+//! order of choice is total, so tiling and threads change nothing.
 //!
-//! With bf16 activations, AVX-512 takes the products from pairs of bf16: the query rounded, the key as it is stored or,
-//! of fp8, its codes, whose scale comes in with `dim^-0.5`. Otherwise keys are widened to f32.
-
-use hadal_types::{Dtype, KvEncoding};
+//! ```text
+//! keys        activations, path      the product                                  the factor has the scale
+//! int8-index  any                    int8 query × int8 key, exact; the scale      yes
+//!                                    of the query's head goes into its weight
+//! bf16, fp8   bf16, AVX-512          pairs of bf16: the query rounded, and of     yes
+//!                                    fp8 the codes
+//! else        any                    f32                                          no
+//! ```
+//!
+//! So with int8 keys, a choice has the same bits on every path and with all activations.
 
 use crate::cache::{IndexCodec, PAGE_ROWS, Paged};
-use crate::context::{Ctx, Path};
+use crate::context::Ctx;
 use crate::error::NotFinite;
-use crate::gemm::{self, Block};
-use crate::linear::activations::{Groups, Layout, Words, lay_out};
-use crate::linear::depth::Depth;
-use crate::panel::{self, Encoding, Line, PANEL, Tile};
-use crate::scratch;
 use crate::topk::TopK;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod lines;
+mod scan;
+
+use scan::Scan;
 
 /// Queries of one job: they share the decoding of keys.
 const JOB_ROWS: usize = 8;
 /// Positions of one job at least when there are fewer queries than threads could take, and jobs for each thread then.
 const JOB_POSITIONS: usize = 4096;
 const JOBS_PER_THREAD: usize = 4;
-/// Numbers of a key that is multiplied in pairs, at most.
-const PAIRS_DIM: usize = 128;
 
 /// What the indexer is made of.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +152,7 @@ pub fn index_select(
 ) -> Result<(), NotFinite> {
     let jobs = jobs(ctx, shape, sequences);
     let work = jobs.iter().map(|j| j.rows * (j.to - j.from) * shape.heads * shape.codec.dim()).sum();
-    let parts = ctx.map(work, jobs.len(), |i| Scan { ctx, shape, job: &jobs[i], queries }.run());
+    let parts = ctx.map(work, jobs.len(), |i| scan(ctx, shape, &jobs[i], queries));
     let mut scored = merge(&jobs, parts).into_iter();
     choice.clear();
     let mut result = Ok(());
@@ -221,6 +226,21 @@ fn jobs<'a>(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'a>]) -> Vec<J
     jobs
 }
 
+/// The best of a job's range, for each of its queries.
+fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, queries: IndexQueries<'_>) -> Vec<TopK> {
+    let heads = job.row * shape.heads..(job.row + job.rows) * shape.heads;
+    let dim = shape.codec.dim();
+    let queries = IndexQueries { q: &queries.q[heads.start * dim..heads.end * dim], w: &queries.w[heads] };
+    let mut best = vec![TopK::new(shape.k); job.rows];
+    let scan = Scan { ctx, shape, keys: job.keys, queries, positions: job.from..job.to };
+    scan.run(|row, from, scores| {
+        let first = job.seen_from.saturating_sub(from);
+        let seen = (job.position + row + 1).min(job.to).saturating_sub(from).min(PAGE_ROWS);
+        best[row].offer(&scores[first..seen], (from + first) as u32);
+    });
+    best
+}
+
 /// Joins the ranges of each query, in the order of the queries.
 fn merge(jobs: &[Job<'_>], parts: Vec<Vec<TopK>>) -> Vec<TopK> {
     let mut merged: Vec<TopK> = Vec::new();
@@ -233,178 +253,6 @@ fn merge(jobs: &[Job<'_>], parts: Vec<Vec<TopK>>) -> Vec<TopK> {
         }
     }
     merged
-}
-
-/// Whether products are taken from pairs of bf16.
-fn takes_pairs(ctx: &Ctx, shape: &IndexShape) -> bool {
-    let dim = shape.codec.dim();
-    ctx.dtype() == Dtype::Bf16
-        && panel::takes_pairs(ctx.path(), Encoding::Bf16)
-        && shape.codec.encoding() != KvEncoding::F32
-        && dim.is_multiple_of(32)
-        && (1..=PAIRS_DIM).contains(&dim)
-        && shape.heads > 0
-}
-
-/// One job at work.
-struct Scan<'a> {
-    ctx: &'a Ctx,
-    shape: &'a IndexShape,
-    job: &'a Job<'a>,
-    queries: IndexQueries<'a>,
-}
-
-impl Scan<'_> {
-    fn run(&self) -> Vec<TopK> {
-        let (job, heads, dim) = (self.job, self.shape.heads, self.shape.codec.dim());
-        let mut best = vec![TopK::new(self.shape.k); job.rows];
-        let mut lines = [Line::ZERO; PAGE_ROWS / PANEL * PAIRS_DIM / 2];
-        let pairs = takes_pairs(self.ctx, self.shape);
-        let words = if pairs { job.rows * heads * dim / 2 } else { 0 };
-        scratch::with((dim + job.rows * heads) * PAGE_ROWS + words, |buffer| {
-            let (keys, rest) = buffer.split_at_mut(dim * PAGE_ROWS);
-            let (dots, words) = rest.split_at_mut(job.rows * heads * PAGE_ROWS);
-            if pairs {
-                self.lay_out(words);
-            }
-            for from in (job.from..job.to).step_by(PAGE_ROWS) {
-                let count = (job.to - from).min(PAGE_ROWS);
-                let page = job.keys.page_of(from);
-                dots.fill(0.0);
-                if pairs {
-                    lines_of(self.shape, page, &mut lines);
-                    let next = from + PAGE_ROWS;
-                    let next = if next < job.to { job.keys.page_of(next) } else { &[] };
-                    self.multiply_pairs(words, &lines, next, dots);
-                } else {
-                    self.multiply((page, count), keys, dots);
-                }
-                let factors = factors(self.shape, page, pairs);
-                let first = job.seen_from.saturating_sub(from);
-                for (r, best) in best.iter_mut().enumerate() {
-                    let seen = (job.position + r + 1).saturating_sub(from).min(count);
-                    let w = &self.queries.w[(job.row + r) * heads..][..heads];
-                    let scores = combine(self.ctx, w, &dots[r * heads * PAGE_ROWS..], &factors);
-                    best.offer(&scores[first..seen], (from + first) as u32);
-                }
-            }
-            best
-        })
-    }
-
-    /// The job's queries as pairs of bf16, one after another, the heads of each as tiles take them.
-    fn lay_out(&self, words: &mut [f32]) {
-        let (heads, dim) = (self.shape.heads, self.shape.codec.dim());
-        let depth = Depth::whole(Encoding::Bf16, dim);
-        let queries = self.queries.q[self.job.row * heads * dim..].chunks_exact(heads * dim);
-        for (q, words) in queries.zip(words.chunks_exact_mut(heads * dim / 2)) {
-            let layout = Layout { x: q, rows: heads, k: dim, depth, words: Words::Pairs };
-            lay_out(&Ctx::serial(), &[layout], words);
-        }
-    }
-
-    /// Products of every head of every query with the 64 keys of a page, from pairs. Meanwhile `next` is asked for, the
-    /// page that follows.
-    fn multiply_pairs(&self, words: &[f32], lines: &[Line], next: &[u8], dots: &mut [f32]) {
-        let (heads, pairs) = (self.shape.heads, self.shape.codec.dim() / 2);
-        let groups = Groups::of(heads);
-        let mut asked = next.chunks(next.len().div_ceil(groups.count() * self.job.rows).max(1));
-        for query in 0..self.job.rows {
-            for group in (0..groups.count()).map(|g| groups.rows(g)) {
-                let tile = Tile {
-                    encoding: Encoding::Bf16,
-                    x: &words[(query * heads + group.start) * pairs..],
-                    pairs: true,
-                    rows: group.len(),
-                    lines,
-                    panel_lines: pairs,
-                    panels: PAGE_ROWS / PANEL,
-                    steps: pairs,
-                    first_steps: pairs,
-                    block_steps: pairs,
-                    scale: &[],
-                    scale_stride: 0,
-                    acc: &mut dots[(query * heads + group.start) * PAGE_ROWS..],
-                    acc_stride: PAGE_ROWS,
-                };
-                panel::run(self.ctx.path(), tile);
-                panel::ask_for(asked.next().unwrap_or_default());
-            }
-        }
-    }
-
-    /// The same from keys widened to f32, of which the page has `count`.
-    fn multiply(&self, (page, count): (&[u8], usize), keys: &mut [f32], dots: &mut [f32]) {
-        let (heads, dim) = (self.shape.heads, self.shape.codec.dim());
-        decode_columns(self.shape, page, count, keys);
-        let block = Block {
-            x: &self.queries.q[self.job.row * heads * dim..],
-            x_stride: dim,
-            rows: self.job.rows * heads,
-            w: keys,
-            k_stride: PAGE_ROWS,
-            panel_stride: PANEL,
-            panels: count.div_ceil(PANEL),
-            k: dim,
-            acc: dots,
-            acc_stride: PAGE_ROWS,
-        };
-        gemm::run(self.ctx.path(), block);
-    }
-}
-
-/// What the products of each key are multiplied by.
-fn factors(shape: &IndexShape, page: &[u8], scaled: bool) -> [f32; PAGE_ROWS] {
-    let factor = 1.0 / (shape.codec.dim() as f32).sqrt();
-    let mut factors = [1.0; PAGE_ROWS];
-    if scaled {
-        shape.codec.single_scales(page, &mut factors);
-    }
-    factors.iter_mut().for_each(|f| *f *= factor);
-    factors
-}
-
-/// Keys of a page as panels of bf16.
-fn lines_of(shape: &IndexShape, page: &[u8], lines: &mut [Line]) {
-    #[cfg(target_arch = "x86_64")]
-    match shape.codec.encoding() {
-        KvEncoding::Bf16 => avx512::lines_of_bf16(page, shape.codec.dim(), lines),
-        KvEncoding::Fp8 => avx512::lines_of_e4m3(page, shape.codec.dim(), lines),
-        KvEncoding::F32 => {}
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (shape, page, lines);
-}
-
-/// Decodes `count` keys of a page as columns, [dim, 64]; the others become zeros.
-fn decode_columns(shape: &IndexShape, page: &[u8], count: usize, keys: &mut [f32]) {
-    let dim = shape.codec.dim();
-    scratch::with(dim, |key| {
-        if count < PAGE_ROWS {
-            keys.fill(0.0);
-        }
-        for slot in 0..count {
-            shape.codec.decode(page, slot, key);
-            keys.iter_mut().skip(slot).step_by(PAGE_ROWS).zip(&*key).for_each(|(to, &v)| *to = v);
-        }
-    });
-}
-
-/// Adds up the heads, ascending. `dots` is [heads, 64]. The same bits on every path.
-fn combine(ctx: &Ctx, w: &[f32], dots: &[f32], factors: &[f32; PAGE_ROWS]) -> [f32; PAGE_ROWS] {
-    #[cfg(target_arch = "x86_64")]
-    if ctx.path() == Path::Avx512 {
-        return avx512::combine(w, dots, factors);
-    }
-    let mut scores = [0.0f32; PAGE_ROWS];
-    for (&w, dots) in w.iter().zip(dots.chunks_exact(PAGE_ROWS)) {
-        for ((s, &d), &factor) in scores.iter_mut().zip(dots).zip(factors) {
-            let scaled = d * factor;
-            // Not `max`: that would turn a NaN into 0.
-            *s += w * if scaled < 0.0 { 0.0 } else { scaled };
-        }
-    }
-    scores
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub(super) fn lines_of(codec: &LatentCodec, rows: &[&[u8]], keys: &mut [Line], v
         // panel of keys and of all panels of values are there.
         unsafe {
             match codec.encoding() {
-                KvEncoding::Bf16 => turn::<false>(codec, &at, keys, values),
+                KvEncoding::Bf16 | KvEncoding::Int8Index => turn::<false>(codec, &at, keys, values),
                 KvEncoding::Fp8 => turn::<true>(codec, &at, keys, values),
                 KvEncoding::F32 => {}
             }

@@ -10,7 +10,7 @@ use crate::math::exp;
 use crate::number::round_bf16;
 use crate::testing::{Random, assert_close, bits, dot2, normal, threaded, typed_contexts};
 
-const ENCODINGS: [KvEncoding; 3] = [KvEncoding::F32, KvEncoding::Bf16, KvEncoding::Fp8];
+const ENCODINGS: [KvEncoding; 4] = [KvEncoding::F32, KvEncoding::Bf16, KvEncoding::Fp8, KvEncoding::Int8Index];
 /// Rank, rotated numbers and heads: whole vectors and panels, and none.
 const SHAPES: [[usize; 3]; 7] =
     [[32, 8, 4], [40, 6, 3], [16, 16, 1], [130, 10, 17], [33, 2, 7], [64, 16, 6], [160, 64, 16]];

@@ -1,4 +1,4 @@
-//! Rows of the lightning indexer: one key. Under fp8 the scales of a page follow all its keys.
+//! Rows of the lightning indexer: one key. Under fp8 and int8 the scales of a page follow all its keys.
 
 use super::*;
 
@@ -27,7 +27,7 @@ impl IndexCodec {
 
     /// The scales of a page's keys, which have one each; nothing is written where there are none.
     pub(crate) fn single_scales(&self, page: &[u8], out: &mut [f32; PAGE_ROWS]) {
-        if self.encoding == KvEncoding::Fp8 {
+        if matches!(self.encoding, KvEncoding::Fp8 | KvEncoding::Int8Index) {
             decode_f32(&page[PAGE_ROWS * self.dim..], out);
         }
     }
@@ -40,6 +40,7 @@ impl IndexCodec {
             KvEncoding::Fp8 => {
                 vec![field("key", Encoding::E4m3, self.dim), field("scale", Encoding::F32, self.scales())]
             }
+            KvEncoding::Int8Index => vec![field("key", Encoding::I8, self.dim), field("scale", Encoding::F32, 1)],
         }
     }
 
@@ -47,7 +48,7 @@ impl IndexCodec {
     pub fn placement(&self) -> Placement {
         match self.encoding {
             KvEncoding::F32 | KvEncoding::Bf16 => Placement::PerRow,
-            KvEncoding::Fp8 => Placement::FieldsApart,
+            KvEncoding::Fp8 | KvEncoding::Int8Index => Placement::FieldsApart,
         }
     }
 
@@ -57,6 +58,7 @@ impl IndexCodec {
             KvEncoding::F32 => self.dim * 4,
             KvEncoding::Bf16 => self.dim * 2,
             KvEncoding::Fp8 => self.dim + self.scales() * 4,
+            KvEncoding::Int8Index => self.dim + 4,
         }
     }
 
@@ -75,6 +77,10 @@ impl IndexCodec {
                 let scales = &mut scales[slot * self.scales() * 4..][..self.scales() * 4];
                 encode_e4m3(key, &mut keys[slot * self.dim..][..self.dim], scales);
             }
+            KvEncoding::Int8Index => {
+                let (keys, scales) = page.split_at_mut(PAGE_ROWS * self.dim);
+                encode_int8(key, &mut keys[slot * self.dim..][..self.dim], &mut scales[slot * 4..][..4]);
+            }
         }
     }
 
@@ -89,9 +95,21 @@ impl IndexCodec {
                 let scales = &scales[slot * self.scales() * 4..][..self.scales() * 4];
                 decode_e4m3(&keys[slot * self.dim..][..self.dim], scales, out);
             }
+            KvEncoding::Int8Index => {
+                let (keys, scales) = page.split_at(PAGE_ROWS * self.dim);
+                let mut scale = [0.0];
+                decode_f32(&scales[slot * 4..][..4], &mut scale);
+                decode_int8(&keys[slot * self.dim..][..self.dim], scale[0], out);
+            }
         }
     }
 
+    /// Reads the integers of an int8 key [dim].
+    pub(crate) fn integers(&self, page: &[u8], slot: usize, out: &mut [f32]) {
+        decode_int8(&page[slot * self.dim..][..self.dim], 1.0, out);
+    }
+
+    /// Scales of a key of fp8.
     fn scales(&self) -> usize {
         self.dim.div_ceil(SCALE_GROUP)
     }

@@ -41,7 +41,7 @@ impl LatentCodec {
         let plain = |e| vec![field("latent", e, self.rank), field("rope", e, self.rope)];
         match self.encoding {
             KvEncoding::F32 => plain(Encoding::F32),
-            KvEncoding::Bf16 => plain(Encoding::Bf16),
+            KvEncoding::Bf16 | KvEncoding::Int8Index => plain(Encoding::Bf16),
             KvEncoding::Fp8 => vec![
                 field("latent", Encoding::E4m3, self.rank),
                 field("scale", Encoding::F32, self.scales()),
@@ -59,7 +59,7 @@ impl LatentCodec {
     pub fn row_bytes(&self) -> usize {
         match self.encoding {
             KvEncoding::F32 => self.width() * 4,
-            KvEncoding::Bf16 => self.width() * 2,
+            KvEncoding::Bf16 | KvEncoding::Int8Index => self.width() * 2,
             KvEncoding::Fp8 => self.rank + self.scales() * 4 + self.rope * 2,
         }
     }
@@ -78,7 +78,7 @@ impl LatentCodec {
                 encode_f32(latent, a);
                 encode_f32(rope, b);
             }
-            KvEncoding::Bf16 => {
+            KvEncoding::Bf16 | KvEncoding::Int8Index => {
                 let (a, b) = row.split_at_mut(self.rank * 2);
                 encode_bf16(latent, a);
                 encode_bf16(rope, b);
@@ -98,7 +98,7 @@ impl LatentCodec {
         let out = &mut out[..self.width()];
         match self.encoding {
             KvEncoding::F32 => decode_f32(row, out),
-            KvEncoding::Bf16 => decode_bf16(row, out),
+            KvEncoding::Bf16 | KvEncoding::Int8Index => decode_bf16(row, out),
             KvEncoding::Fp8 => {
                 let (codes, rest) = row.split_at(self.rank);
                 let (scales, rope) = rest.split_at(self.scales() * 4);

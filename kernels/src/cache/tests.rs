@@ -5,7 +5,7 @@ use hadal_types::{Keep, LayerId, Part, Store};
 use super::*;
 use crate::testing::Random;
 
-const ENCODINGS: [KvEncoding; 3] = [KvEncoding::F32, KvEncoding::Bf16, KvEncoding::Fp8];
+const ENCODINGS: &[KvEncoding] = KvEncoding::ALL;
 
 fn store(part: Part, record: Vec<Field>, placement: Placement) -> Store {
     Store { owner: LayerId(0), part, stride: 1, record, placement, keep: Keep::All }
@@ -13,7 +13,7 @@ fn store(part: Part, record: Vec<Field>, placement: Placement) -> Store {
 
 #[test]
 fn pages_have_the_size_that_the_geometry_counts() {
-    for encoding in ENCODINGS {
+    for &encoding in ENCODINGS {
         for (rank, rope) in [(512, 64), (128, 32), (64, 16), (200, 8), (130, 0)] {
             let codec = LatentCodec::new(encoding, rank, rope);
             let store = store(Part::Latent, codec.record(), codec.placement());
@@ -84,7 +84,7 @@ fn fp8_records_lie_as_the_published_kernels_read_them() {
 
 #[test]
 fn zeros_stay_zeros_and_damaged_numbers_become_nan() {
-    for encoding in ENCODINGS {
+    for &encoding in ENCODINGS {
         let codec = LatentCodec::new(encoding, 128, 2);
         let mut page = vec![0; codec.page_bytes()];
         let mut out = vec![1.0; 130];
@@ -104,6 +104,58 @@ fn zeros_stay_zeros_and_damaged_numbers_become_nan() {
         codec.encode(&mut page, 0, &[1e-45; 128], &[0.0; 2]);
         codec.decode(&page, 0, &mut out);
         assert!(out.iter().all(|v| v.abs() <= 1e-40));
+    }
+}
+
+#[test]
+fn int8_keys_lie_like_those_of_fp8_and_are_as_precise_as_their_largest_number_allows() {
+    let mut random = Random::new(2);
+    for dim in [128, 64, 72, 200] {
+        let codec = IndexCodec::new(KvEncoding::Int8Index, dim);
+        assert_eq!(codec.page_bytes(), 64 * (dim + 4));
+        let mut page = vec![0xaa; codec.page_bytes()];
+        let keys: Vec<Vec<f32>> = (0..PAGE_ROWS).map(|_| random.numbers(dim)).collect();
+        for (slot, key) in keys.iter().enumerate().rev() {
+            codec.encode(&mut page, slot, key);
+        }
+        let mut out = vec![0.0; dim];
+        for (slot, key) in keys.iter().enumerate() {
+            let largest = key.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            codec.decode(&page, slot, &mut out);
+            assert!(out.iter().zip(key).all(|(a, b)| (a - b).abs() <= largest / 127.0 * 0.5001));
+            assert_eq!(page[64 * dim + slot * 4..][..4], (largest / 127.0).to_le_bytes());
+        }
+    }
+}
+
+#[test]
+fn int8_rounds_to_even_and_reaches_both_ends() {
+    let codec = IndexCodec::new(KvEncoding::Int8Index, 8);
+    let mut page = vec![0; codec.page_bytes()];
+    codec.encode(&mut page, 1, &[254.0, -254.0, 1.0, 3.0, -1.0, -3.0, 5.0, 0.0]);
+    assert_eq!(page[8..16].iter().map(|&b| b as i8).collect::<Vec<_>>(), [127, -127, 0, 2, 0, -2, 2, 0]);
+    // A scale that is not exact: the largest is 127 all the same.
+    for largest in [0.3f32, 1e-30, 3.4e38, 7.7777] {
+        codec.encode(&mut page, 2, &[largest, -largest, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(page[16..18], [127, 129]);
+    }
+}
+
+#[test]
+fn int8_keys_of_zeros_are_zeros_and_damaged_ones_are_nan() {
+    let codec = IndexCodec::new(KvEncoding::Int8Index, 4);
+    let mut page = vec![0x55; codec.page_bytes()];
+    let mut out = [1.0; 4];
+    for tiny in [0.0, 1e-45, -1e-40] {
+        codec.encode(&mut page, 9, &[tiny; 4]);
+        codec.decode(&page, 9, &mut out);
+        assert!(out.iter().all(|v| v.abs() <= 1e-39));
+    }
+    for damaged in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        codec.encode(&mut page, 9, &[1.0, damaged, 2.0, 3.0]);
+        codec.decode(&page, 9, &mut out);
+        assert!(out.iter().all(|v| v.is_nan()));
+        assert_eq!(page[36..40], [0; 4], "the bytes are the same on every machine");
     }
 }
 

@@ -1,6 +1,9 @@
 //! Indexer scores and choices against a plain reference over adversarial shapes.
 
+use hadal_types::{Dtype, KvEncoding};
+
 use super::*;
+use crate::cache::{int8_code, int8_scale};
 use crate::number::round_bf16;
 use crate::testing::{Random, contexts, threaded};
 
@@ -126,22 +129,152 @@ fn real_numbers_are_chosen_by_their_scores(heads: usize, dim: usize) {
     }
 }
 
-#[test]
-fn chunks_batches_pages_and_threads_change_nothing() {
-    for (dim, from) in [(24, 0), (32, 0), (32, 1), (32, 100)] {
-        chunks_batches_pages_and_threads_change_nothing_at(dim, from);
+/// Scores of one query for int8 keys, by the definition alone: integers, and each operation of f32 by itself.
+fn int8_scores(keys: &Keys, (q, w): (&[f32], &[f32]), positions: std::ops::Range<usize>) -> Vec<f32> {
+    let dim = keys.codec.dim();
+    let heads: Vec<(Vec<i64>, f32)> = q
+        .chunks(dim)
+        .zip(w)
+        .map(|(q, w)| (q.iter().map(|&v| i64::from(int8_code(v, int8_scale(q)))).collect(), w * int8_scale(q)))
+        .collect();
+    let score = |position: usize| {
+        let page = keys.paged().page_of(position);
+        let slot = position % PAGE_ROWS;
+        let key = &page[slot * dim..][..dim];
+        let scale = f32::from_le_bytes(page[PAGE_ROWS * dim + slot * 4..][..4].try_into().unwrap());
+        let mut sum = 0.0f32;
+        for (q, w) in &heads {
+            let dot: i64 = q.iter().zip(key).map(|(q, &k)| q * i64::from(k as i8)).sum();
+            sum += w * dot.max(0) as f32;
+        }
+        sum * (scale * (1.0 / (dim as f32).sqrt()))
+    };
+    positions.map(score).collect()
+}
+
+/// Holds a choice among int8 keys against a stable sort of these scores, on every path, of one row and of several.
+#[track_caller]
+fn int8_is_chosen_as_defined(keys: &Keys, (q, w): (&[f32], &[f32]), start: usize, from: usize, k: usize) {
+    let (dim, rows) = (keys.codec.dim(), keys.pages.len() * PAGE_ROWS);
+    let heads = q.len() / dim;
+    let n = 3.min(rows - start);
+    let (all_q, all_w) = (q.repeat(n), w.repeat(n));
+    for ctx in both_dtypes() {
+        let shape = IndexShape { codec: keys.codec, heads, k };
+        let seen = [IndexRows { keys: keys.paged(), start: start as u32, rows: n, from: from as u32 }];
+        let choice = select(&ctx, &shape, &seen, &all_q, &all_w);
+        for row in 0..n {
+            let scores = int8_scores(keys, (q, w), from..start + row + 1);
+            let mut order: Vec<u32> = (0..scores.len() as u32).collect();
+            order.sort_by(|&a, &b| scores[b as usize].partial_cmp(&scores[a as usize]).unwrap());
+            let mut want: Vec<u32> = order.iter().take(k).map(|p| p + from as u32).collect();
+            want.sort_unstable();
+            assert_eq!(choice.row(row), want, "{} {dim} × {heads} from {from}", ctx.path());
+            if scores.len() > k {
+                let margin = choice.margins()[row];
+                let ends = [order[k - 1], order[k]].map(|p| (scores[p as usize] + 0.0).to_bits());
+                assert_eq!([margin.last.to_bits(), margin.next.to_bits()], ends, "{} {dim} × {heads}", ctx.path());
+            }
+        }
     }
 }
 
-fn chunks_batches_pages_and_threads_change_nothing_at(dim: usize, from: u32) {
+#[test]
+fn int8_scores_are_the_same_on_every_path_in_every_shape() {
+    let mut random = Random::new(11);
+    // Heads on both sides of a group of registers, numbers on both sides of a line, one token, tails of a page.
+    for dim in [1, 24, 63, 64, 65, 128, 200, 256, 300] {
+        for heads in [1, 2, 6, 7, 13, 64] {
+            let n = [1, 64, 65, 130, 200][random.below(5)];
+            let keys = Keys::new(KvEncoding::Int8Index, dim, &random.numbers(n * dim), 1, 2);
+            let (q, w) = (random.numbers(heads * dim), random.numbers(heads));
+            for k in [1, 20, n, n + 1] {
+                int8_is_chosen_as_defined(&keys, (&q, &w), n - n.min(3), 0, k);
+            }
+            if n > 4 {
+                int8_is_chosen_as_defined(&keys, (&q, &w), n - 3, 1, 2);
+                int8_is_chosen_as_defined(&keys, (&q, &w), n - 3, 2, n - 4);
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_integers_at_both_ends_neither_overflow_nor_saturate() {
+    let (heads, n) = (7, 150);
+    for dim in [64, 128, 256, 1024] {
+        // All products have one sign or alternate, and every code is −127 or 127.
+        for pattern in [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]] {
+            let values: Vec<f32> =
+                (0..n * dim).map(|i| pattern[i % 2] * if i / dim % 3 == 0 { -5.0 } else { 5.0 }).collect();
+            let keys = Keys::new(KvEncoding::Int8Index, dim, &values, 0, 1);
+            for sign in [3.0, -3.0] {
+                let q: Vec<f32> = (0..heads * dim).map(|i| pattern[(i + i / dim) % 2] * sign).collect();
+                let w: Vec<f32> = (0..heads).map(|h| h as f32 - 3.0).collect();
+                int8_is_chosen_as_defined(&keys, (&q, &w), n - 1, 0, 70);
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_takes_numbers_as_small_as_there_are_and_codes_that_it_never_writes() {
+    let mut random = Random::new(12);
+    let (heads, dim, n) = (5, 128, 140);
+    for size in [0.0, 1e-45, 1e-39, 1e-30, 1e30] {
+        let numbers: Vec<f32> = random.numbers(n * dim).iter().map(|v| v * size).collect();
+        let keys = Keys::new(KvEncoding::Int8Index, dim, &numbers, 0, 1);
+        let q: Vec<f32> = random.numbers(heads * dim).iter().map(|v| v * size.min(1.0)).collect();
+        int8_is_chosen_as_defined(&keys, (&q, &random.numbers(heads)), n - 1, 0, 10);
+    }
+    let mut keys = Keys::new(KvEncoding::Int8Index, dim, &random.numbers(n * dim), 0, 1);
+    keys.pool[..dim * 20].fill(0x80);
+    int8_is_chosen_as_defined(&keys, (&random.numbers(heads * dim), &random.numbers(heads)), n - 1, 0, 10);
+}
+
+#[test]
+fn a_damaged_int8_key_query_or_weight_is_an_error_of_the_queries_that_see_it() {
+    let (heads, dim, n, k) = (2, 64, 100, 10);
+    let clean = Random::new(4).numbers(n * dim);
+    let q = Random::new(5).numbers(3 * heads * dim);
+    for ctx in both_dtypes() {
+        for damaged in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let run = |values: &[f32], q: &[f32], w: &[f32]| {
+                let keys = Keys::new(KvEncoding::Int8Index, dim, values, 0, 1);
+                let shape = IndexShape { codec: keys.codec, heads, k };
+                let rows = [IndexRows { keys: keys.paged(), start: 90, rows: 3, from: 0 }];
+                let mut choice = Choice::default();
+                let result = index_select(&ctx, &shape, &rows, IndexQueries { q, w }, &mut choice);
+                (result.err().map(|e| e.row), [0, 1, 2].map(|row| choice.row(row).len()))
+            };
+            let mut values = clean.clone();
+            values[91 * dim + 5] = damaged;
+            assert_eq!(run(&values, &q, &[1.0; 6]), (Some(1), [k, 0, 0]));
+            let mut bad = q.clone();
+            bad[heads * dim + 3] = damaged;
+            assert_eq!(run(&clean, &bad, &[1.0; 6]), (Some(1), [k, 0, k]));
+            assert_eq!(run(&clean, &q, &[1.0, 1.0, 1.0, 1.0, damaged, 1.0]), (Some(2), [k, k, 0]));
+        }
+    }
+}
+
+#[test]
+fn chunks_batches_pages_and_threads_change_nothing() {
+    for (dim, from) in [(24, 0), (32, 0), (32, 1), (32, 100)] {
+        for encoding in [KvEncoding::Bf16, KvEncoding::Fp8, KvEncoding::Int8Index] {
+            chunks_batches_pages_and_threads_change_nothing_at(encoding, dim, from);
+        }
+    }
+}
+
+fn chunks_batches_pages_and_threads_change_nothing_at(encoding: KvEncoding, dim: usize, from: u32) {
     let mut random = Random::new(3);
     let (heads, n, k) = (2, 6000, 20);
     let values = random.numbers(n * dim);
     let rows = 30;
     let start = n - rows;
     let (q, w) = (random.numbers(rows * heads * dim), random.numbers(rows * heads));
-    let (here, there) =
-        (Keys::new(KvEncoding::Fp8, dim, &values, 0, 1), Keys::new(KvEncoding::Fp8, dim, &values, 5, 3));
+    let (here, there) = (Keys::new(encoding, dim, &values, 0, 1), Keys::new(encoding, dim, &values, 5, 3));
     let facts = |c: &Choice| {
         let ends = c.margins().iter().map(|m| (m.last.to_bits(), m.next.to_bits()));
         (0..c.rows()).map(|r| c.row(r).to_vec()).zip(ends).collect::<Vec<_>>()
@@ -267,22 +400,5 @@ fn a_nan_score_is_an_error_of_its_own_query_only() {
         assert_eq!(error.row, 1);
         assert!(choice.row(1).is_empty());
         assert_eq!((choice.row(0), choice.row(2)), (clean.row(0), clean.row(2)));
-    }
-}
-
-#[test]
-fn heads_are_added_alike_on_every_path() {
-    let mut random = Random::new(6);
-    let heads = 5;
-    let mut dots = random.numbers(heads * PAGE_ROWS);
-    dots[3] = f32::NAN;
-    dots[PAGE_ROWS + 4] = f32::NEG_INFINITY;
-    let (w, mut factors) = (random.numbers(heads), [0.0; PAGE_ROWS]);
-    factors.copy_from_slice(&random.numbers(PAGE_ROWS));
-    let all: Vec<_> = contexts().iter().map(|ctx| combine(ctx, &w, &dots, &factors)).collect();
-    assert!(all[0][3].is_nan());
-    for scores in &all {
-        let same = scores.iter().zip(&all[0]).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()));
-        assert!(same);
     }
 }

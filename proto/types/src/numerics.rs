@@ -90,6 +90,8 @@ named! {
         Bf16 = "bf16",
         /// The records of FlashMLA and DeepGEMM.
         Fp8 = "fp8",
+        /// Index keys of 8-bit integers, which processors multiply fastest; bfloat16 latents.
+        Int8Index = "int8-index",
     }
 }
 
@@ -152,6 +154,6 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let error = "fp4".parse::<KvEncoding>().unwrap_err();
-        assert!(error.to_string().contains("f32, bf16, fp8"));
+        assert!(error.to_string().contains("f32, bf16, fp8, int8-index"));
     }
 }

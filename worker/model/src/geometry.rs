@@ -53,7 +53,8 @@ fn record(config: &Config, encoding: KvEncoding, part: Part) -> (Vec<Field>, Pla
 }
 
 /// The layout's name spells the records out, so that two models or versions whose bytes differ cannot share it. Index
-/// keys are stored as they are scored, not rotated by a Hadamard matrix, and fp8 scales are exact (amax / 448).
+/// keys are stored as they are scored, not rotated by a Hadamard matrix, and scales are exact (amax / 448 of fp8, amax /
+/// 127 of int8).
 fn layout(config: &Config, encoding: KvEncoding) -> String {
     let part = |part: Part| {
         let (record, placement) = record(config, encoding, part);
@@ -62,7 +63,11 @@ fn layout(config: &Config, encoding: KvEncoding) -> String {
         format!("-{}.{}{apart}", part.name(), fields.join("."))
     };
     let index = if config.indexer.is_some() { part(Part::Index) } else { String::new() };
-    let rounding = if encoding == KvEncoding::Fp8 { "-amax448" } else { "" };
+    let rounding = match encoding {
+        KvEncoding::Fp8 => "-amax448",
+        KvEncoding::Int8Index => "-amax127",
+        KvEncoding::F32 | KvEncoding::Bf16 => "",
+    };
     let drafts = if config.draft_layers() > 0 { "-drafts" } else { "" };
     format!("{encoding}{}{index}{rounding}{drafts}", part(Part::Latent))
 }

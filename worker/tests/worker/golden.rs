@@ -47,6 +47,11 @@ async fn with_a_bf16_cache() {
 }
 
 #[tokio::test]
+async fn with_int8_index_keys() {
+    a_pair_gives_the_bits_of_one_worker(KvEncoding::Int8Index).await;
+}
+
+#[tokio::test]
 async fn with_an_fp8_cache() {
     a_pair_gives_the_bits_of_one_worker(KvEncoding::Fp8).await;
 }

@@ -21,6 +21,16 @@ fn fp8_records_of_v32_have_the_published_sizes() {
 }
 
 #[test]
+fn int8_index_has_index_blocks_as_small_as_those_of_fp8_beside_latents_of_bf16() {
+    let all = geometry(&published("deepseek-v3.2-exp"), KvEncoding::Int8Index);
+    all.validate().unwrap();
+    let first = |part| all.stores_of(part).next().unwrap().1.clone();
+    assert_eq!(first(Part::Index).block_bytes(), 8_448);
+    assert_eq!(first(Part::Latent).row_bytes(), 1152);
+    assert_eq!(all.layout, "int8-index-latent.bf16x512.bf16x64-index.i8x128.f32x1.apart-amax127-drafts");
+}
+
+#[test]
 fn glm_layers_that_share_a_choice_own_no_index() {
     let config = published("glm-5.2");
     let all = geometry(&config, KvEncoding::Bf16);

@@ -175,6 +175,7 @@ fn chunks_batches_and_pages_change_no_bit_in_reduced_precision() {
     for name in DSA {
         holds_for_random_plans(&load(name, Dtype::Bf16, KvEncoding::Fp8), 2);
         holds_for_random_plans(&load(name, Dtype::Bf16, KvEncoding::Bf16), 2);
+        holds_for_random_plans(&load(name, Dtype::Bf16, KvEncoding::Int8Index), 2);
     }
 }
 
@@ -396,6 +397,10 @@ fn numerics_tell_classes_apart() {
     assert_eq!(base, class("deepseek_v32", Dtype::F32, KvEncoding::F32));
     assert_ne!(base, class("deepseek_v32", Dtype::Bf16, KvEncoding::F32));
     assert_ne!(base, class("deepseek_v32", Dtype::F32, KvEncoding::Fp8));
+    assert_ne!(
+        class("deepseek_v32", Dtype::F32, KvEncoding::Bf16),
+        class("deepseek_v32", Dtype::F32, KvEncoding::Int8Index)
+    );
     assert_ne!(base, class("deepseek_v32-fp8", Dtype::F32, KvEncoding::F32));
 }
 
