@@ -11,7 +11,7 @@
 //! l = l × exp(m - m') + p...                           o = o × exp(m - m') + p · latents
 //! ```
 //!
-//! With bf16 activations, AVX-512 takes both products from pairs of bf16, unless rows are f32; see `pairs`. All else
+//! With bf16 activations, AVX-512 takes both products from pairs of bf16, unless rows are f32; see `pairs` and `flash`. All else
 //! decodes rows to f32; see `decoded`.
 
 use std::ops::Range;
@@ -24,8 +24,10 @@ use crate::index::Choice;
 use crate::panel::{self, Encoding};
 
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 mod decoded;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod flash;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 

@@ -11,9 +11,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod cases;
+#[cfg(target_arch = "x86_64")]
+mod expanded;
 mod limits;
 
 pub use cases::{Shapes, cases};
+#[cfg(target_arch = "x86_64")]
+pub use expanded::{Expanded, ExpandedShape};
 pub use limits::{Limits, Unit};
 
 /// A run that is timed takes as long as this at least, in seconds: shorter ones are repeated.

@@ -22,7 +22,7 @@ const CHUNK: usize = 32;
 ///
 /// `keys` is [4 panels of keys, pairs]: the pairs of the latent, then those of the rotated part, each padded to an even
 /// number. `values` is [panels of the latent, 32 pairs of keys]. Keys that are missing in a pair or panel are zeros.
-pub(super) fn lines_of(codec: &LatentCodec, rows: &[&[u8]], keys: &mut [Line], values: &mut [Line]) {
+pub(crate) fn lines_of(codec: &LatentCodec, rows: &[&[u8]], keys: &mut [Line], values: &mut [Line]) {
     let pairs = codec.rank().div_ceil(2) + codec.rope().div_ceil(2);
     let panels = rows.len().div_ceil(PANEL);
     assert!(rows.len() <= TILE && rows.iter().all(|r| r.len() >= codec.row_bytes()));
@@ -45,13 +45,31 @@ pub(super) fn lines_of(codec: &LatentCodec, rows: &[&[u8]], keys: &mut [Line], v
 
 /// Rounds rows of f32, [rows, k] with `stride` from row to row, to pairs of bf16 as a tile takes them,
 /// `words[pair × rows + row]`. An odd last number is paired with zero.
-pub(super) fn lay_out(x: &[f32], stride: usize, [rows, k]: [usize; 2], words: &mut [f32]) {
+pub(crate) fn lay_out(x: &[f32], stride: usize, [rows, k]: [usize; 2], words: &mut [f32]) {
     if rows == 0 || k == 0 {
         return;
     }
     assert!(rows <= TILE_ROWS && x.len() >= (rows - 1) * stride + k && words.len() >= k.div_ceil(2) * rows);
     // SAFETY: as above; rows and words are there.
     unsafe { interleave(x, stride, [rows, k], words) }
+}
+
+/// Rounds two neighbouring rows of f32 each, [rows, columns] with `stride` from row to row, to the pairs of a line:
+/// `lines[panel of columns × panel_lines + pair of rows]`. An odd last row is paired with zero.
+pub(crate) fn pair_up(x: &[f32], stride: usize, [rows, columns]: [usize; 2], panel_lines: usize, lines: &mut [Line]) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let panels = columns.div_ceil(PANEL);
+    assert!(x.len() >= (rows - 1) * stride + columns && lines.len() >= (panels - 1) * panel_lines + rows.div_ceil(2));
+    for panel in 0..panels {
+        let mask = mask16(columns - panel * PANEL);
+        for (pair, line) in lines[panel * panel_lines..][..rows.div_ceil(2)].iter_mut().enumerate() {
+            let row = |row: usize| x.get(row * stride + panel * PANEL..).filter(|_| row < rows).map(|x| x.as_ptr());
+            // SAFETY: as above; the mask covers the columns that a row has.
+            unsafe { put_pair([row(2 * pair), row(2 * pair + 1)], mask, line) };
+        }
+    }
 }
 
 /// `exp(s - max)` of every score, with the bits of [`crate::math::exp`].
@@ -260,6 +278,23 @@ unsafe fn interleave(x: &[f32], stride: usize, [rows, k]: [usize; 2], words: &mu
             }
         }
     }
+}
+
+/// # Safety
+/// The machine has the features, and the numbers of the mask are there in both rows, of which the second may be none.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma")]
+unsafe fn put_pair(rows: [Option<*const f32>; 2], mask: __mmask16, line: &mut Line) {
+    let mut halves = [_mm512_setzero_si512(); 2];
+    for (half, row) in halves.iter_mut().zip(rows) {
+        if let Some(row) = row {
+            // SAFETY: the caller's promise; bf16 are bits like any others.
+            let bf16 = unsafe { transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, row))) };
+            *half = _mm512_cvtepu16_epi32(bf16);
+        }
+    }
+    let words = _mm512_or_si512(halves[0], _mm512_slli_epi32::<16>(halves[1]));
+    // SAFETY: a line is 64 bytes.
+    unsafe { _mm512_storeu_si512(line.0.as_mut_ptr().cast(), words) };
 }
 
 /// # Safety
