@@ -113,11 +113,11 @@ impl Flash {
 
     /// Scores of all rows with the panels of keys that they read, `count` keys by row, ascending. Meanwhile the memory
     /// fetches what is asked for.
-    pub(crate) fn score<'r>(
+    pub(crate) fn score(
         &self,
         keys: &[Line],
         count: &dyn Fn(usize) -> usize,
-        asked: &mut dyn Iterator<Item = &'r [u8]>,
+        asked: &mut dyn Iterator<Item = &[u8]>,
         s: &mut State<'_>,
     ) {
         s.scores.fill(0.0);
