@@ -12,6 +12,7 @@ use hadal_proto::v1;
 use hadal_shell::exit::Exit;
 
 use crate::fault::{Fault, OrExit};
+use crate::interrupt::interrupts;
 use crate::served::Served;
 use session::{Session, Terminal};
 
@@ -88,7 +89,7 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
         eprintln!("{} at {}; /help lists commands, Ctrl-D ends", model.name, options.served.grpc);
     }
     let session = Session::new(client, model.name, &options);
-    let (lines, interrupts) = (input::lines().or_exit(Exit::Os)?, input::interrupts().or_exit(Exit::Os)?);
+    let (lines, interrupts) = (input::lines().or_exit(Exit::Os)?, interrupts().or_exit(Exit::Os)?);
     let printable = std::io::stdout().is_terminal();
     Terminal { lines, interrupts, out: std::io::stdout(), interactive: terminal, printable }.talk(session).await
 }

@@ -16,6 +16,7 @@ Examples:
   hadal up ~/models/DeepSeek-V3.2-Exp    the same with a checkpoint from Hugging Face
   hadal chat                             talk to it
   hadal eval book.txt                    what sparse attention costs it in quality
+  hadal bench serve --concurrency 8      how fast it answers
   hadal inspect config.json              what a model needs
   hadal bench kernels                    what this machine's kernels reach
 
@@ -56,7 +57,7 @@ pub(crate) enum Command {
     /// Measure what sparse attention costs in quality on a running cluster
     #[command(after_help = eval::HELP)]
     Eval(Box<eval::Options>),
-    /// Measure this machine: kernels and costs, as shares of its limits
+    /// Measure this machine's kernels and costs, or a running server under load
     #[command(after_help = bench::HELP)]
     Bench(bench::Options),
     /// Print what a model is and needs: parameters, cache, memory; reads no weights

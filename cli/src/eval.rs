@@ -17,6 +17,7 @@ use hadal_proto::v1;
 use hadal_shell::exit::Exit;
 
 use crate::fault::{Fault, OrExit};
+use crate::files;
 use crate::plot;
 use crate::run;
 use crate::served::Served;
@@ -91,7 +92,7 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     let (client, model) = options.served.connect().await?;
     let lengths = Lengths::of(&options, &model)?;
     if let Some(path) = &options.svg {
-        writable(path).map_err(|error| unwritten(path, &error))?;
+        files::writable(path)?;
     }
     if options.needles > 0 && lengths.distances.is_empty() {
         let (v1::Model { name, context_tokens: context, .. }, [shortest, ..]) = (&model, DISTANCES);
@@ -100,7 +101,7 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     }
     let report = measured(&options, &lengths, &text, Ask::new(client, model.clone()), &model).await?;
     if let Some(path) = &options.svg {
-        std::fs::write(path, plot::svg(&report.plots())).map_err(|error| unwritten(path, &error))?;
+        files::write(path, &plot::svg(&report.plots()))?;
     }
     let shown = if options.json {
         serde_json::to_string_pretty(&report.json()).or_exit(Exit::Software)?
@@ -109,22 +110,6 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     };
     run::print(&shown)?;
     Ok(Exit::Ok)
-}
-
-/// Whether a file can be written, as it is wanted only after the measuring, which takes minutes. What is there is left as
-/// it is, and so is a place where nothing is.
-fn writable(path: &Path) -> std::io::Result<()> {
-    match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            std::fs::OpenOptions::new().append(true).open(path).map(drop)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn unwritten(path: &Path, error: &std::io::Error) -> Fault {
-    Fault::say(Exit::Io, format!("cannot write {}: {error}", path.display()))
 }
 
 fn read(path: &Path) -> Result<String, Fault> {

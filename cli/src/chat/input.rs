@@ -1,8 +1,7 @@
-//! Lines of stdin and presses of Ctrl-C, as channels.
+//! Lines of stdin, as a channel.
 
 use std::io::{self, BufRead, Read};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Bytes of one line at most; what is longer is cut into several.
@@ -42,19 +41,6 @@ pub(super) fn line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     }
     let text = String::from_utf8_lossy(&bytes);
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
-}
-
-/// Presses of Ctrl-C, which from now on do not end the process.
-pub(super) fn interrupts() -> io::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(1);
-    let mut signals = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        while signals.recv().await.is_some() {
-            // One that nobody has seen yet says as much as two.
-            let _ = sender.try_send(());
-        }
-    });
-    Ok(receiver)
 }
 
 #[cfg(test)]

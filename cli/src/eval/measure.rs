@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::ask::{Ask, Group, Said};
-use super::needle::{Draws, Needle, resized, right};
+use super::needle::{Needle, draws, resized, right};
 use super::report::{Cached, Recall};
 use super::score::Token;
 use super::text::Window;
@@ -115,7 +115,7 @@ impl Haystack {
     async fn hidden(&self, distance: usize, index: usize) -> Result<(Needle, String), Fault> {
         let others = self.others;
         let head = HEAD_TOKENS * self.bytes_per_token;
-        let needle = Needle::new(&self.text, &mut Draws::of(distance, index), others, head as usize);
+        let needle = Needle::new(&self.text, &mut draws(distance, index), others, head as usize);
         let mut bytes = (distance as f64 * self.bytes_per_token) as usize;
         let mut tokens = 0;
         for _ in 0..SIZES_MAX {

@@ -8,6 +8,7 @@
 //! asks to tell facts apart and not only to find one [Hsieh et al. 2024, arXiv:2404.06654, niah_multikey_1].
 
 use super::text::{around, floor, sentence};
+use crate::draws::Draws;
 
 const COLOURS: [&str; 10] = ["red", "blue", "green", "yellow", "white", "black", "brown", "pink", "purple", "silver"];
 const THINGS: [&str; 16] = [
@@ -18,25 +19,9 @@ const THINGS: [&str; 16] = [
 /// Facts that a text may have beside the one asked for.
 pub(super) const OTHERS_MAX: usize = COLOURS.len() * THINGS.len() / 2;
 
-/// Random numbers of a seed: SplitMix64 [Steele, Lea and Flood 2014].
-pub(super) struct Draws(u64);
-
-impl Draws {
-    /// Of the needle `index` at `distance`, so that every run asks the same.
-    pub(super) fn of(distance: usize, index: usize) -> Self {
-        Self(((distance as u64) << 32) ^ index as u64)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, count: usize) -> usize {
-        (self.next() % count.max(1) as u64) as usize
-    }
+/// Of the needle `index` at `distance`, so that every run asks the same.
+pub(super) fn draws(distance: usize, index: usize) -> Draws {
+    Draws::new(((distance as u64) << 32) ^ index as u64)
 }
 
 /// A number that a thing has.
@@ -163,7 +148,7 @@ mod tests {
         "Once there was a king. He had 1234 horses! Were they fast? They were. So he was glad. The end.\n";
 
     fn needle(others: usize) -> Needle {
-        Needle::new(TEXT, &mut Draws::of(128, 3), others, 30)
+        Needle::new(TEXT, &mut draws(128, 3), others, 30)
     }
 
     #[test]
@@ -184,7 +169,7 @@ mod tests {
     fn text_without_sentences_makes_no_long_head() {
         let words = "word ".repeat(4) + &"-".repeat(380) + " word.";
         for index in 0..50 {
-            let needle = Needle::new(&words, &mut Draws::of(128, index), 0, 30);
+            let needle = Needle::new(&words, &mut draws(128, index), 0, 30);
             assert!(needle.head.len() <= 60, "{index}: {:?}", needle.head);
         }
     }
@@ -207,15 +192,15 @@ mod tests {
         // Half of all numbers, so that a draw that does not look would soon have one.
         let half: String = (1000..10000).step_by(2).map(|n| format!("{n} ")).collect();
         for seed in 0..50 {
-            let value = &facts(&mut Draws::of(1, seed), 1, &half)[0].value;
+            let value = &facts(&mut draws(1, seed), 1, &half)[0].value;
             assert!(value.len() == 4 && !half.contains(value), "{seed}: {value}");
         }
-        assert_eq!(facts(&mut Draws::of(1, 1), 1000, "").len(), COLOURS.len() * THINGS.len());
+        assert_eq!(facts(&mut draws(1, 1), 1000, "").len(), COLOURS.len() * THINGS.len());
     }
 
     #[test]
     fn equal_seeds_ask_the_same_and_others_do_not() {
-        let of = |index| Needle::new(TEXT, &mut Draws::of(128, index), 2, 30);
+        let of = |index| Needle::new(TEXT, &mut draws(128, index), 2, 30);
         assert_eq!(of(1).facts, of(1).facts);
         assert_ne!(of(1).facts, of(2).facts);
     }

@@ -53,18 +53,6 @@ fn a_context_without_room_for_a_window_is_said() {
 }
 
 #[test]
-fn whether_a_file_can_be_written_shows_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("curves.svg");
-    writable(&path).unwrap();
-    assert!(!path.exists());
-    std::fs::write(&path, "from before").unwrap();
-    writable(&path).unwrap();
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "from before");
-    assert!(writable(folder.path()).is_err() && writable(&folder.path().join("no/curves.svg")).is_err());
-}
-
-#[test]
 fn no_needles_have_no_distances() {
     assert!(lengths("--needles 0", 4096).unwrap().distances.is_empty());
 }
