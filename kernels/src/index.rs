@@ -19,7 +19,7 @@
 use crate::cache::{IndexCodec, PAGE_ROWS, Paged};
 use crate::context::Ctx;
 use crate::error::NotFinite;
-use crate::topk::TopK;
+use crate::topk::{Chosen, TopK};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -75,24 +75,26 @@ pub struct IndexQueries<'a> {
     pub w: &'a [f32],
 }
 
-/// Chosen positions of each query, ascending.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Chosen positions of each query, ascending, and the memory of choosing them.
+#[derive(Clone, Debug, Default)]
 pub struct Choice {
     positions: Vec<u32>,
-    ends: Vec<usize>,
+    /// Where those of each query are.
+    ranges: Vec<(usize, usize)>,
     margins: Vec<Margin>,
+    /// Of one round; those beyond its number keep their memory.
+    jobs: Vec<Job>,
 }
 
 impl Choice {
     /// Queries.
     pub fn rows(&self) -> usize {
-        self.ends.len()
+        self.ranges.len()
     }
 
     /// The positions of one query, ascending. Empty if there is no such query.
     pub fn row(&self, row: usize) -> &[u32] {
-        let start = if row == 0 { 0 } else { self.ends.get(row - 1).copied().unwrap_or(0) };
-        let end = self.ends.get(row).copied().unwrap_or(start);
+        let (start, end) = self.ranges.get(row).copied().unwrap_or_default();
         &self.positions[start..end]
     }
 
@@ -104,15 +106,31 @@ impl Choice {
     /// Forgets all, keeping the memory.
     pub fn clear(&mut self) {
         self.positions.clear();
-        self.ends.clear();
+        self.ranges.clear();
         self.margins.clear();
     }
 
     /// Adds the positions of the next query, which are ascending.
     pub fn push(&mut self, positions: impl IntoIterator<Item = u32>, margin: Margin) {
+        let start = self.positions.len();
         self.positions.extend(positions);
-        self.ends.push(self.positions.len());
+        self.ranges.push((start, self.positions.len()));
         self.margins.push(margin);
+    }
+
+    /// Puts a choice, or none, in place of the positions that a query was added with.
+    fn put(&mut self, row: usize, chosen: Option<Chosen<'_>>) {
+        let (start, end) = &mut self.ranges[row];
+        match chosen {
+            Some(c) => {
+                self.positions[*start..*end].copy_from_slice(c.positions);
+                self.margins[row] = Margin { last: c.last, next: c.next };
+            }
+            None => {
+                *end = *start;
+                self.margins[row] = Margin { last: f32::NAN, next: f32::NAN };
+            }
+        }
     }
 }
 
@@ -123,21 +141,24 @@ pub struct Margin {
     pub last: f32,
     /// The highest score left out; -infinity where nothing was.
     pub next: f32,
-    /// Standard deviation of all scores of the query.
-    pub deviation: f32,
 }
 
 impl Margin {
     /// Of a choice that left nothing out.
-    pub const ALL: Margin = Margin { last: f32::INFINITY, next: f32::NEG_INFINITY, deviation: 1.0 };
+    pub const ALL: Margin = Margin { last: f32::INFINITY, next: f32::NEG_INFINITY };
 
-    /// The gap in standard deviations; infinite where nothing was left out.
-    pub fn gap(&self) -> f32 {
-        (self.last - self.next) / self.deviation.max(1e-12)
+    /// The gap in standard deviations of the query's scores; infinite where nothing was left out.
+    pub fn gap(&self, scores: &[f32]) -> f32 {
+        let count = scores.len().max(1) as f64;
+        let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
+        let square = |s: &f32| (f64::from(*s) - mean) * (f64::from(*s) - mean);
+        let deviation = (scores.iter().map(square).sum::<f64>() / count).sqrt() as f32;
+        (self.last - self.next) / deviation.max(1e-12)
     }
 }
 
-/// Chooses up to `k` positions for each query of every sequence, ties to the lower position. `choice` is replaced.
+/// Chooses up to `k` positions for each query of every sequence, ties to the lower position. `choice` is replaced; what
+/// it needs besides is kept in it, and does not grow with the context or the number of queries.
 ///
 /// # Errors
 /// A score of a query that has more than `k` positions to choose from is NaN; the first such query is named. The choice
@@ -150,109 +171,158 @@ pub fn index_select(
     queries: IndexQueries<'_>,
     choice: &mut Choice,
 ) -> Result<(), NotFinite> {
-    let jobs = jobs(ctx, shape, sequences);
-    let work = jobs.iter().map(|j| j.rows * (j.to - j.from) * shape.heads * shape.codec.dim()).sum();
-    let parts = ctx.map(work, jobs.len(), |i| scan(ctx, shape, &jobs[i], queries));
-    let mut scored = merge(&jobs, parts).into_iter();
+    let step = Step { ctx, shape, sequences, queries };
     choice.clear();
-    let mut result = Ok(());
     for s in sequences {
         for position in (s.start..).take(s.rows) {
-            match (position as usize >= s.scored_from(shape.k)).then(|| scored.next()).flatten() {
-                None => choice.push(s.from..=position, Margin::ALL),
-                Some(best) => match best.finish() {
-                    Some(c) => {
-                        choice.push(c.positions, Margin { last: c.last, next: c.next, deviation: c.deviation });
-                    }
-                    None => {
-                        result = result.and(Err(NotFinite { what: "indexer scores", row: choice.rows() }));
-                        choice.push([], Margin { last: f32::NAN, next: f32::NAN, deviation: f32::NAN });
-                    }
-                },
-            }
+            // Queries that see no more than `k` positions take all of them; those of others are put here later.
+            let all = (position as usize) < s.scored_from(shape.k);
+            choice.push(s.from..if all { position + 1 } else { s.from + shape.k as u32 }, Margin::ALL);
         }
     }
-    result
+    let (mut used, mut failed) = (0, None);
+    step.plan(|job| {
+        // All jobs of a query are in the same round.
+        if used >= step.jobs_of_a_round() && job.is_first(sequences) {
+            failed = failed.or(step.run(used, choice));
+            used = 0;
+        }
+        if choice.jobs.len() == used {
+            choice.jobs.push(Job::default());
+        }
+        choice.jobs[used].become_like(job);
+        used += 1;
+    });
+    match failed.or(step.run(used, choice)) {
+        Some(row) => Err(NotFinite { what: "indexer scores", row }),
+        None => Ok(()),
+    }
+}
+
+/// The scores of the only query of `rows` at the positions that it sees, as a choice has them; `queries` are its own.
+pub fn index_scores(ctx: &Ctx, shape: &IndexShape, rows: &IndexRows<'_>, queries: IndexQueries<'_>) -> Vec<f32> {
+    let (from, end) = (rows.from as usize, rows.start as usize + 1);
+    let positions = from / PAGE_ROWS * PAGE_ROWS..end;
+    let mut all = Vec::with_capacity(positions.len().next_multiple_of(PAGE_ROWS));
+    let scan = Scan { ctx, shape, keys: rows.keys, queries, positions };
+    scan.run(|_, _, scores| all.extend(scores));
+    all.truncate(end - from / PAGE_ROWS * PAGE_ROWS);
+    all.split_off((from % PAGE_ROWS).min(all.len()))
+}
+
+/// One call.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    ctx: &'a Ctx,
+    shape: &'a IndexShape,
+    sequences: &'a [IndexRows<'a>],
+    queries: IndexQueries<'a>,
 }
 
 /// Some consecutive queries of a sequence and some of the positions that they see.
-struct Job<'a> {
-    keys: Paged<'a>,
+#[derive(Clone, Debug, Default)]
+struct Job {
+    sequence: usize,
     /// The first query, counted over all sequences, and its position.
     row: usize,
     position: usize,
     rows: usize,
-    /// The first position that is seen.
-    seen_from: usize,
     /// A range of positions that starts at a tile.
     from: usize,
     to: usize,
+    /// The best of the range for each query; what is beyond the queries keeps its memory.
+    best: Vec<TopK>,
 }
 
-impl Job<'_> {
+impl Job {
     /// Whether no job before it has the same queries.
-    fn is_first(&self) -> bool {
-        self.from <= self.seen_from
+    fn is_first(&self, sequences: &[IndexRows<'_>]) -> bool {
+        self.from <= sequences[self.sequence].from as usize
+    }
+
+    /// Takes everything but the memory of the other.
+    fn become_like(&mut self, other: Job) {
+        let best = std::mem::take(&mut self.best);
+        *self = Job { best, ..other };
     }
 }
 
-/// Queries that see no more than `k` positions take all of them and need no job.
-fn jobs<'a>(ctx: &Ctx, shape: &IndexShape, sequences: &[IndexRows<'a>]) -> Vec<Job<'a>> {
-    let mut jobs = Vec::new();
-    let mut first_row = 0;
-    // With queries enough for all threads, splitting the positions as well would only decode keys more often.
-    let rows: usize = sequences.iter().map(|s| s.rows).sum();
-    let longest = sequences.iter().map(|s| s.start as usize + s.rows).max().unwrap_or(0);
-    let share = longest.div_ceil(JOBS_PER_THREAD * ctx.threads()).next_multiple_of(PAGE_ROWS);
-    let spread = ctx.threads() > 1 && rows < ctx.threads() * JOB_ROWS;
-    let step = if spread { share.max(JOB_POSITIONS) } else { usize::MAX };
-    for s in sequences {
-        let start = s.start as usize;
-        let unscored = s.scored_from(shape.k).saturating_sub(start).min(s.rows);
-        let seen_from = s.from as usize;
-        for row in (unscored..s.rows).step_by(JOB_ROWS) {
-            let rows = (s.rows - row).min(JOB_ROWS);
-            let seen = start + row + rows;
-            let mut from = seen_from / PAGE_ROWS * PAGE_ROWS;
-            while from < seen {
-                let to = from.saturating_add(step).min(seen);
-                let (row, position) = (first_row + row, start + row);
-                jobs.push(Job { keys: s.keys, row, position, rows, seen_from, from, to });
-                from = to;
+impl Step<'_> {
+    /// Jobs that are at work together: enough for all threads, and no more, since each has memory for its queries.
+    fn jobs_of_a_round(&self) -> usize {
+        2 * JOBS_PER_THREAD * self.ctx.threads()
+    }
+
+    /// Gives all jobs away, in the order of the queries and positions.
+    fn plan(&self, mut job: impl FnMut(Job)) {
+        // With queries enough for all threads, splitting the positions as well would only decode keys more often.
+        let rows: usize = self.sequences.iter().map(|s| s.rows).sum();
+        let longest = self.sequences.iter().map(|s| s.start as usize + s.rows).max().unwrap_or(0);
+        let threads = self.ctx.threads();
+        let share = longest.div_ceil(JOBS_PER_THREAD * threads).next_multiple_of(PAGE_ROWS);
+        let spread = threads > 1 && rows < threads * JOB_ROWS;
+        let length = if spread { share.max(JOB_POSITIONS) } else { usize::MAX };
+        let mut first_row = 0;
+        for (sequence, s) in self.sequences.iter().enumerate() {
+            let start = s.start as usize;
+            let unscored = s.scored_from(self.shape.k).saturating_sub(start).min(s.rows);
+            for row in (unscored..s.rows).step_by(JOB_ROWS) {
+                let rows = (s.rows - row).min(JOB_ROWS);
+                let seen = start + row + rows;
+                let mut from = s.from as usize / PAGE_ROWS * PAGE_ROWS;
+                while from < seen {
+                    let to = from.saturating_add(length).min(seen);
+                    let (row, position) = (first_row + row, start + row);
+                    job(Job { sequence, row, position, rows, from, to, best: Vec::new() });
+                    from = to;
+                }
             }
-        }
-        first_row += s.rows;
-    }
-    jobs
-}
-
-/// The best of a job's range, for each of its queries.
-fn scan(ctx: &Ctx, shape: &IndexShape, job: &Job<'_>, queries: IndexQueries<'_>) -> Vec<TopK> {
-    let heads = job.row * shape.heads..(job.row + job.rows) * shape.heads;
-    let dim = shape.codec.dim();
-    let queries = IndexQueries { q: &queries.q[heads.start * dim..heads.end * dim], w: &queries.w[heads] };
-    let mut best = vec![TopK::new(shape.k); job.rows];
-    let scan = Scan { ctx, shape, keys: job.keys, queries, positions: job.from..job.to };
-    scan.run(|row, from, scores| {
-        let first = job.seen_from.saturating_sub(from);
-        let seen = (job.position + row + 1).min(job.to).saturating_sub(from).min(PAGE_ROWS);
-        best[row].offer(&scores[first..seen], (from + first) as u32);
-    });
-    best
-}
-
-/// Joins the ranges of each query, in the order of the queries.
-fn merge(jobs: &[Job<'_>], parts: Vec<Vec<TopK>>) -> Vec<TopK> {
-    let mut merged: Vec<TopK> = Vec::new();
-    for (job, part) in jobs.iter().zip(parts) {
-        if job.is_first() {
-            merged.extend(part);
-        } else {
-            let first = merged.len() - job.rows;
-            merged[first..].iter_mut().zip(&part).for_each(|(m, p)| m.merge(p));
+            first_row += s.rows;
         }
     }
-    merged
+
+    /// Does the first `used` jobs, and puts what they chose in its place. Gives the first query whose scores have no
+    /// order.
+    fn run(&self, used: usize, choice: &mut Choice) -> Option<usize> {
+        let mut jobs = std::mem::take(&mut choice.jobs);
+        let numbers = self.shape.heads * self.shape.codec.dim();
+        let work = jobs[..used].iter().map(|j| j.rows * (j.to - j.from) * numbers).sum();
+        self.ctx.for_each(work, &mut jobs[..used], |job| self.scan(job));
+        let (mut rest, mut failed) = (&mut jobs[..used], None);
+        while let Some((first, others)) = rest.split_first_mut() {
+            let same = others.iter().take_while(|j| !j.is_first(self.sequences)).count();
+            let (parts, others) = others.split_at_mut(same);
+            for (row, best) in first.best[..first.rows].iter_mut().enumerate() {
+                best.merge(parts.iter().map(|part| &part.best[row]));
+                let chosen = best.finish();
+                if chosen.is_none() {
+                    failed = failed.or(Some(first.row + row));
+                }
+                choice.put(first.row + row, chosen);
+            }
+            rest = others;
+        }
+        choice.jobs = jobs;
+        failed
+    }
+
+    /// Finds the best of a job's range for each of its queries.
+    fn scan(&self, job: &mut Job) {
+        let (shape, path) = (self.shape, self.ctx.path());
+        job.best.iter_mut().for_each(|best| best.begin(path, shape.k));
+        job.best.resize_with(job.best.len().max(job.rows), || TopK::new(path, shape.k));
+        let heads = job.row * shape.heads..(job.row + job.rows) * shape.heads;
+        let q = &self.queries.q[heads.start * shape.codec.dim()..heads.end * shape.codec.dim()];
+        let queries = IndexQueries { q, w: &self.queries.w[heads] };
+        let IndexRows { keys, from: seen_from, .. } = self.sequences[job.sequence];
+        let scan = Scan { ctx: self.ctx, shape, keys, queries, positions: job.from..job.to };
+        scan.run(|row, from, scores| {
+            let first = (seen_from as usize).saturating_sub(from);
+            let seen = (job.position + row + 1).min(job.to).saturating_sub(from).min(PAGE_ROWS);
+            job.best[row].offer(scores, first..seen, from as u32);
+        });
+        job.best[..job.rows].iter_mut().for_each(TopK::shrink);
+    }
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub use context::{Ctx, Path, PathError, PathUnavailable};
 pub use error::{NotFinite, PackError, ShapeError, UnknownToken};
 pub use experts::{Expert, moe_experts};
 pub use gate::{Gate, GateScore, GroupScore, Routes, moe_gate};
-pub use index::{Choice, IndexQueries, IndexRows, IndexShape, Margin, index_select};
+pub use index::{Choice, IndexQueries, IndexRows, IndexShape, Margin, index_scores, index_select};
 pub use linear::{Embedding, Linear, Product, WeightRef, WeightSlice, linear, linear_many};
 pub use norm::{add, layer_norm, rms_norm, swiglu};
 pub use pool::Pool;

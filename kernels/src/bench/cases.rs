@@ -118,7 +118,7 @@ impl Shapes {
 pub fn cases(ctx: &Ctx, shapes: &Shapes, headline: usize) -> Result<Vec<Case>, PackError> {
     let mut cases = products::cases(ctx, shapes, headline)?;
     cases.extend(cached::cases(ctx, shapes));
-    cases.extend([gate(shapes), norm(shapes), turn(shapes), top_k(shapes), draw(shapes)]);
+    cases.extend([gate(shapes), norm(shapes), turn(shapes), top_k(ctx, shapes), draw(shapes)]);
     Ok(cases)
 }
 
@@ -196,12 +196,14 @@ fn turn(s: &Shapes) -> Case {
     })
 }
 
-fn top_k(s: &Shapes) -> Case {
-    let (scores, k) = (Noise(8).numbers(s.tokens), s.topk);
+fn top_k(ctx: &Ctx, s: &Shapes) -> Case {
+    let (scores, path, k) = (Noise(8).numbers(s.tokens), ctx.path(), s.topk);
+    let mut best = TopK::new(path, k);
     let shape = format!("{k} of {}", s.tokens);
     plain("top_k", shape, 4 * scores.len(), scores.len(), move || {
-        let mut best = TopK::new(k);
-        scores.chunks(64).zip((0..).step_by(64)).for_each(|(tile, first)| best.offer(tile, first));
+        best.begin(path, k);
+        let (tiles, _) = scores.as_chunks();
+        tiles.iter().zip((0..).step_by(64)).for_each(|(tile, first)| best.offer(tile, 0..64, first));
         black_box(best.finish());
     })
 }

@@ -302,6 +302,56 @@ fn chunks_batches_pages_and_threads_change_nothing_at(encoding: KvEncoding, dim:
 }
 
 #[test]
+fn scores_are_those_that_were_chosen_by_and_the_gap_is_in_their_deviations() {
+    let mut random = Random::new(9);
+    let (heads, dim, n, k) = (3, 64, 200, 50);
+    for encoding in KvEncoding::ALL {
+        let keys = Keys::new(*encoding, dim, &random.numbers(n * dim), 0, 1);
+        let (q, w) = (random.numbers(heads * dim), random.numbers(heads));
+        for (ctx, from) in both_dtypes().iter().flat_map(|ctx| [0, 1, 64, 100].map(|from| (ctx, from))) {
+            let shape = IndexShape { codec: keys.codec, heads, k };
+            let row = IndexRows { keys: keys.paged(), start: n as u32 - 1, rows: 1, from };
+            let scores = index_scores(ctx, &shape, &row, IndexQueries { q: &q, w: &w });
+            assert_eq!(scores.len(), n - from as usize);
+            let mut falling = scores.clone();
+            falling.sort_by(|a, b| b.total_cmp(a));
+            let choice = select(ctx, &shape, &[row], &q, &w);
+            assert_eq!(choice.margins()[0], Margin { last: falling[k - 1], next: falling[k] });
+            assert!(choice.row(0).iter().all(|&p| scores[p as usize - from as usize] >= falling[k - 1]));
+        }
+    }
+    assert_eq!(Margin { last: 7.0, next: 4.0 }.gap(&[1.0, 4.0, 7.0, 4.0]), 3.0 / 4.5f32.sqrt());
+}
+
+#[test]
+fn a_choice_of_many_rounds_is_that_of_one_query_after_another() {
+    let mut random = Random::new(10);
+    // More jobs than a round has, queries that take all among them, and one that fails in the middle.
+    let (heads, dim, n, k) = (1, 32, 500, 40);
+    let keys = Keys::new(KvEncoding::Bf16, dim, &random.numbers(n * dim), 0, 1);
+    let (mut q, w) = (random.numbers(2 * n * dim), random.numbers(2 * n));
+    q[(n + 300) * dim] = f32::NAN;
+    for ctx in both_dtypes().iter().flat_map(|ctx| [ctx.clone(), threaded(ctx)]) {
+        let shape = IndexShape { codec: keys.codec, heads, k };
+        let all = IndexRows { keys: keys.paged(), start: 0, rows: n, from: 0 };
+        let mut choice = Choice::default();
+        let failure = index_select(&ctx, &shape, &[all, all], IndexQueries { q: &q, w: &w }, &mut choice);
+        assert_eq!(failure.unwrap_err().row, n + 300);
+        assert!(choice.row(n + 300).is_empty());
+        for row in (0..2 * n).step_by(37).filter(|&row| row != n + 300) {
+            let of_row = (&q[row * dim..][..dim], &w[row..=row]);
+            let alone = [IndexRows { start: (row % n) as u32, rows: 1, ..all }];
+            assert_eq!(choice.row(row), select(&ctx, &shape, &alone, of_row.0, of_row.1).row(0), "{row}");
+        }
+        let small = [IndexRows { rows: 50, ..all }];
+        let of_few = (&q[..50 * dim], &w[..50]);
+        let again = index_select(&ctx, &shape, &small, IndexQueries { q: of_few.0, w: of_few.1 }, &mut choice);
+        assert!(again.is_ok() && choice.rows() == 50, "memory of the last choice is used again");
+        assert_eq!(choice.row(49), select(&ctx, &shape, &small, of_few.0, of_few.1).row(49));
+    }
+}
+
+#[test]
 fn equal_scores_choose_the_lowest_positions() {
     let (dim, n, k) = (16, 200, 50);
     let keys = Keys::new(KvEncoding::F32, dim, &vec![1.0; n * dim], 0, 1);
@@ -339,7 +389,7 @@ fn up_to_k_positions_are_all_chosen() {
         let choice = select(&ctx, &shape, &rows, &vec![1.0; 66 * dim], &[1.0; 66]);
         for p in 0..66usize {
             assert_eq!(choice.row(p).len(), (p + 1).min(k));
-            assert_eq!(choice.margins()[p].gap().is_infinite(), p < k);
+            assert_eq!(choice.margins()[p].gap(&[1.0, 2.0]).is_infinite(), p < k);
         }
     }
 }
@@ -368,7 +418,7 @@ fn positions_before_the_first_that_is_seen_are_not_chosen() {
                 let (_, want) = reference(&values[from * dim..], of_row, row, k);
                 let want: Vec<u32> = want.iter().map(|p| p + from as u32).collect();
                 assert_eq!(choice.row(row), want, "from {from} k {k} row {row}");
-                assert_eq!(choice.margins()[row].gap().is_infinite(), row < k);
+                assert_eq!(choice.margins()[row].gap(&[1.0, 2.0]).is_infinite(), row < k);
             }
         }
     }

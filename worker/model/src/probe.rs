@@ -1,6 +1,5 @@
 //! What others see of a step while it is computed.
 
-use hadal_kernels::Margin;
 use hadal_types::LayerId;
 
 use crate::cache::Cache;
@@ -103,8 +102,10 @@ pub trait Probe {
         self.details()
     }
 
-    /// A layer with an indexer of its own chose these positions, ascending. Not called for rows of dense attention.
-    fn chose(&mut self, _layer: LayerId, _row: usize, _positions: &[u32], _margin: Margin) {}
+    /// A layer with an indexer of its own chose these positions, ascending. Where details are wanted, the margin is the
+    /// gap between the last chosen and the best left out, in standard deviations of the scores. Not called for rows of
+    /// dense attention.
+    fn chose(&mut self, _layer: LayerId, _row: usize, _positions: &[u32], _margin: Option<f32>) {}
 
     /// A layer sent a row to these experts.
     fn routed(&mut self, _layer: LayerId, _row: usize, _route: Route<'_>) {}

@@ -5,7 +5,6 @@
 //! is not sampled in it, is forgotten; it begins again without an answer. When nobody asks, nothing is kept, compared or
 //! looked at.
 
-use hadal_kernels::Margin;
 use hadal_model::{Cache, Probe};
 use hadal_types::LayerId;
 use hadal_worker_core::RequestKey;
@@ -104,7 +103,7 @@ impl Probe for Watch<'_> {
         !self.overlaps.kept.is_empty()
     }
 
-    fn chose(&mut self, _: LayerId, row: usize, positions: &[u32], _: Margin) {
+    fn chose(&mut self, _: LayerId, row: usize, positions: &[u32], _: Option<f32>) {
         self.overlaps.chose(row, positions);
     }
 }

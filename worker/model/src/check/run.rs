@@ -1,6 +1,5 @@
 //! Runs one golden prompt and compares.
 
-use hadal_kernels::Margin;
 use hadal_types::{Attention, LayerId, Part, blocks_for};
 
 use super::golden::{Golden, GoldenError, Prompt};
@@ -60,9 +59,9 @@ impl Probe for Seen {
         true
     }
 
-    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], margin: Margin) {
+    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], margin: Option<f32>) {
         self.chosen[layer.0 as usize].push(positions.to_vec());
-        see(&mut self.index_margins, layer, margin.gap(), self.first + row);
+        see(&mut self.index_margins, layer, margin.unwrap_or(f32::INFINITY), self.first + row);
     }
 
     fn routed(&mut self, layer: LayerId, row: usize, route: Route<'_>) {

@@ -2,7 +2,8 @@
 //! dense attention. Their keys are written all the same: a page has its rows in every part.
 
 use hadal_kernels::{
-    IndexQueries, IndexRows, IndexShape, NotFinite, Paged, RopeLayout, index_select, layer_norm, linear, rope,
+    IndexQueries, IndexRows, IndexShape, NotFinite, Paged, RopeLayout, index_scores, index_select, layer_norm, linear,
+    rope,
 };
 use hadal_types::{Attention, Choice, Part, StoreId};
 
@@ -61,12 +62,32 @@ pub(super) fn choose(
     select(layer, &indexer, cache, store, ws);
     probe.computed(Stage::IndexScan);
     if probe.choices() {
-        for (_, first, slice) in layer.batch.iter().filter(|(_, _, s)| s.attention == Attention::Sparse) {
-            for row in first..first + slice.tokens.len() {
-                probe.chose(layer.id(), row, ws.choice.row(row), ws.choice.margins()[row]);
-            }
+        tell(layer, &indexer, &cache.pools[store.0 as usize], ws, probe);
+    }
+}
+
+/// Gives the choices to a probe. For their margins all scores are computed once more: a choice does not keep them.
+fn tell(layer: &Layer<'_>, indexer: &Indexer, pool: &Pool, ws: &Workspace, probe: &mut dyn Probe) {
+    let (model, from) = (layer.model, layer.first_position());
+    let shape = shape(layer, indexer);
+    let margin = |slice: &Slice<'_>, row: usize, start: u32| {
+        let keys = Paged::new(&pool.bytes, pool.page_bytes, slice.pages[Part::Index.index()]).ok()?;
+        let q = &ws.index.q[row * shape.heads * indexer.dim..][..shape.heads * indexer.dim];
+        let queries = IndexQueries { q, w: &ws.index.w[row * shape.heads..][..shape.heads] };
+        let scores = index_scores(&model.ctx, &shape, &IndexRows { keys, start, rows: 1, from }, queries);
+        Some(ws.choice.margins()[row].gap(&scores))
+    };
+    for (_, first, slice) in layer.batch.iter().filter(|(_, _, s)| s.attention == Attention::Sparse) {
+        for (row, position) in (first..first + slice.tokens.len()).zip(slice.start..) {
+            let margin = probe.details().then(|| margin(slice, row, position)).flatten();
+            probe.chose(layer.id(), row, ws.choice.row(row), margin);
         }
     }
+}
+
+fn shape(layer: &Layer<'_>, indexer: &Indexer) -> IndexShape {
+    let codec = index_codec(&layer.model.config, layer.model.kv);
+    IndexShape { codec, heads: indexer.heads, k: indexer.topk }
 }
 
 /// Queries and the heads' weights, of all rows. Those of dense ones are not used: only comparisons have any, and one
@@ -122,7 +143,7 @@ fn encode(layer: &Layer<'_>, weights: &IndexerWeights, pool: &mut Pool, ws: &mut
 fn select(layer: &Layer<'_>, indexer: &Indexer, cache: &Cache, store: StoreId, ws: &mut Workspace) {
     let (model, rows) = (layer.model, layer.batch.rows);
     let pool = &cache.pools[store.0 as usize];
-    let shape = IndexShape { codec: index_codec(&model.config, model.kv), heads: indexer.heads, k: indexer.topk };
+    let shape = shape(layer, indexer);
     let queries =
         IndexQueries { q: &ws.index.q[..rows * indexer.heads * indexer.dim], w: &ws.index.w[..rows * indexer.heads] };
     // Each round marks one slice more, and with all of them marked nothing is scored.

@@ -281,7 +281,7 @@ impl Probe for Choosing {
         true
     }
 
-    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], _: hadal_kernels::Margin) {
+    fn chose(&mut self, layer: LayerId, row: usize, positions: &[u32], _: Option<f32>) {
         self.0.push((layer.0, row, positions.len()));
     }
 }
