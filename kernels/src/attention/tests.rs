@@ -314,14 +314,22 @@ fn a_damaged_query_gives_nan_to_no_other() {
 
 #[test]
 fn jobs_cover_every_head_of_every_query_once() {
-    for (threads, rows, heads) in
-        [(1, 1, 128), (2, 1, 128), (4, 3, 128), (16, 1, 128), (3, 1, 17), (2, 500, 6), (5, 7, 1)]
-    {
+    for (threads, rows, heads, want) in [
+        // One query is divided among threads, while gathering stays small.
+        (1, 1, 128, (1, 128)),
+        (2, 1, 128, (1, 64)),
+        (16, 1, 128, (1, 8)),
+        (3, 1, 17, (1, 17)),
+        // Three queries would keep one of two threads waiting.
+        (2, 3, 128, (1, 64)),
+        (2, 4, 128, (1, 128)),
+        // Few heads leave room for several queries, as far as there are enough for all threads.
+        (2, 500, 6, (21, 6)),
+        (5, 17, 1, (3, 1)),
+    ] {
         let share = Share::of(threads, rows, heads);
-        assert!(share.heads >= JOB_HEADS.min(heads) && share.rows * share.heads <= JOB_ROWS.max(heads));
-        assert!(share.rows == 1 || share.heads == heads);
-        let jobs = (rows * heads).div_ceil(share.rows * share.heads);
-        for job in 0..jobs {
+        assert_eq!((share.rows, share.heads), want, "{threads} {rows} {heads}");
+        for job in 0..(rows * heads).div_ceil(share.rows * share.heads) {
             let (row, head) = share.first(job, heads);
             assert_eq!(row * heads + head, job * share.rows * share.heads, "{threads} {rows} {heads}");
         }
