@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod fuzz;
 mod python;
 mod results;
 mod run;
@@ -18,6 +19,9 @@ cargo xtask COMMAND
                 ARGS go to `cargo test` (for instance `-p hadal-kernels` or `-- golden`)
   lint          formatting, clippy with warnings denied, tidy, cargo-deny
   check         lint, then test
+
+  fuzz TARGET [SECONDS]   look for what breaks the `loader` of checkpoints or the `scheduler`, 300 seconds long
+                          unless told otherwise; needs a C++ compiler
 
   sample-model FOLDER   make this checkpoint the bundled model: copies it to models/sample and renews its sums
 
@@ -46,6 +50,11 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "sample-model" => match rest {
             [folder] => sample::replace(Path::new(folder)),
             _ => bail!("sample-model takes the folder of one checkpoint\n\n{USAGE}"),
+        },
+        "fuzz" => match rest {
+            [target] => fuzz::run(target, "300"),
+            [target, seconds] => fuzz::run(target, seconds),
+            _ => bail!("fuzz takes a target and perhaps seconds\n\n{USAGE}"),
         },
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

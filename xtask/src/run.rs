@@ -5,8 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// cargo-deny's pinned version.
+/// Pinned versions of tools.
 const DENY: &str = "0.20.2";
+const FUZZ: &str = "0.13.2";
 
 /// The root of the checkout.
 pub(crate) fn root() -> PathBuf {
@@ -48,16 +49,28 @@ pub(crate) fn finish(mut command: Command, what: &str) -> Result<()> {
 /// Licences, sources and duplicate versions. Advisories need their database, which is fetched from the network:
 /// `cargo deny check advisories` is for a connected machine.
 pub(crate) fn deny() -> Result<()> {
-    let tools = cache()?.join("tools");
-    let binary = tools.join("bin").join("cargo-deny");
-    let version = Command::new(&binary).arg("--version").output();
-    let have = version.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).trim().ends_with(DENY));
-    if !have {
-        let mut install = cargo_command(&["install", "--locked", "--force", "cargo-deny", "--version", DENY, "--root"]);
-        install.arg(&tools);
-        finish(install, "cargo install cargo-deny")?;
-    }
-    let mut command = Command::new(binary);
+    let mut command = Command::new(tool("cargo-deny", DENY)?);
     command.args(["--workspace", "--all-features", "check", "bans", "licenses", "sources"]).current_dir(root());
     finish(command, "cargo deny check bans licenses sources")
+}
+
+/// cargo-fuzz, in the folder of the fuzz targets.
+pub(crate) fn cargo_fuzz() -> Result<Command> {
+    let mut command = Command::new(tool("cargo-fuzz", FUZZ)?);
+    // Sanitizers are unstable flags of the compiler, which a stable one takes when it is told to.
+    command.current_dir(root().join("fuzz")).env("RUSTC_BOOTSTRAP", "1");
+    Ok(command)
+}
+
+/// The binary of a tool, installed unless it is there in that version.
+fn tool(name: &str, version: &str) -> Result<PathBuf> {
+    let tools = cache()?.join("tools");
+    let binary = tools.join("bin").join(name);
+    let found = Command::new(&binary).arg("--version").output();
+    if !found.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).trim().ends_with(version)) {
+        let mut install = cargo_command(&["install", "--locked", "--force", name, "--version", version, "--root"]);
+        install.arg(&tools);
+        finish(install, &format!("cargo install {name}"))?;
+    }
+    Ok(binary)
 }

@@ -139,33 +139,35 @@ impl PrefixCache {
     }
 }
 
+/// What the tests of the whole core look at.
+#[cfg(any(test, feature = "test-util"))]
+impl PrefixCache {
+    /// Checks the counts against `users` of each block, and gives every block's pages, hash and whether it is used.
+    pub(crate) fn audit(&self, users: &HashMap<ChainHash, u32>) -> Vec<(ChainHash, PageSet, bool)> {
+        let mut children: HashMap<ChainHash, u32> = HashMap::new();
+        for entry in self.entries.values() {
+            if let Some(parent) = entry.parent {
+                assert!(self.entries.contains_key(&parent), "held blocks are closed under prefixes");
+                *children.entry(parent).or_default() += 1;
+            }
+        }
+        let mut leaves = BTreeSet::new();
+        for (hash, entry) in &self.entries {
+            assert_eq!(entry.users, users.get(hash).copied().unwrap_or(0), "users of a block");
+            assert_eq!(entry.children, children.get(hash).copied().unwrap_or(0), "children of a block");
+            if entry.users == 0 && entry.children == 0 {
+                leaves.insert((entry.used_at, *hash));
+            }
+        }
+        assert_eq!(self.unused_leaves, leaves);
+        assert_eq!(self.unused, self.entries.values().filter(|e| e.users == 0).count());
+        self.entries.iter().map(|(hash, e)| (*hash, e.pages, e.users > 0)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl PrefixCache {
-        /// Checks the counts against `users` of each block, and gives every block's pages, hash and whether it is used.
-        pub(crate) fn audit(&self, users: &HashMap<ChainHash, u32>) -> Vec<(ChainHash, PageSet, bool)> {
-            let mut children: HashMap<ChainHash, u32> = HashMap::new();
-            for entry in self.entries.values() {
-                if let Some(parent) = entry.parent {
-                    assert!(self.entries.contains_key(&parent), "held blocks are closed under prefixes");
-                    *children.entry(parent).or_default() += 1;
-                }
-            }
-            let mut leaves = BTreeSet::new();
-            for (hash, entry) in &self.entries {
-                assert_eq!(entry.users, users.get(hash).copied().unwrap_or(0), "users of a block");
-                assert_eq!(entry.children, children.get(hash).copied().unwrap_or(0), "children of a block");
-                if entry.users == 0 && entry.children == 0 {
-                    leaves.insert((entry.used_at, *hash));
-                }
-            }
-            assert_eq!(self.unused_leaves, leaves);
-            assert_eq!(self.unused, self.entries.values().filter(|e| e.users == 0).count());
-            self.entries.iter().map(|(hash, e)| (*hash, e.pages, e.users > 0)).collect()
-        }
-    }
 
     fn hash(n: u8) -> ChainHash {
         ChainHash([n; 16])

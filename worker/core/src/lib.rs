@@ -10,6 +10,8 @@ mod config;
 mod core;
 mod event;
 mod failure;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzz;
 mod incoming;
 mod legs;
 mod memory;
@@ -21,9 +23,12 @@ mod results;
 mod scheduler;
 mod sending;
 mod step_model;
-#[cfg(test)]
+#[cfg(any(test, feature = "test-util"))]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod test_util;
-#[cfg(test)]
+#[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "the fuzz target uses a part of the harness"))]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 mod tests;
 
 pub use self::core::{CacheSnapshot, Core, SampleInputs, Stats};

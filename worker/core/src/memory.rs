@@ -8,6 +8,9 @@
 //!           complete, immutable    being computed, received or waiting for it
 //! ```
 
+#[cfg(any(test, feature = "test-util"))]
+use std::collections::HashMap;
+
 use hadal_types::{CacheChange, CacheEvent, ChainHash, Geometry, Incarnation, Part, PartLedger, PartSet, Tier};
 
 use crate::cache::{PageSet, PrefixCache};
@@ -212,39 +215,39 @@ impl Memory {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    impl Memory {
-        /// Checks that every page has exactly one owner: the free list, the cache, or one of these sequences.
-        pub(crate) fn audit<'a>(&self, holdings: impl Iterator<Item = (&'a Holding, &'a [ChainHash])> + Clone) {
-            let mut users: HashMap<ChainHash, u32> = HashMap::new();
+/// What the tests of the whole core look at.
+#[cfg(any(test, feature = "test-util"))]
+impl Memory {
+    /// Checks that every page has exactly one owner: the free list, the cache, or one of these sequences.
+    pub(crate) fn audit<'a>(&self, holdings: impl Iterator<Item = (&'a Holding, &'a [ChainHash])> + Clone) {
+        let mut users: HashMap<ChainHash, u32> = HashMap::new();
+        for (holding, chain) in holdings.clone() {
+            chain[..holding.shared].iter().for_each(|hash| *users.entry(*hash).or_default() += 1);
+        }
+        let cached = self.cache.audit(&users);
+        let pages_of: HashMap<ChainHash, PageSet> = cached.iter().map(|(hash, pages, _)| (*hash, *pages)).collect();
+        for part in Part::ALL {
+            let i = part.index();
+            let mut pages: Vec<u32> = self.pools[i].audit().to_vec();
+            if self.parts.contains(part) {
+                pages.extend(cached.iter().map(|(_, pages, _)| pages[i]));
+            }
             for (holding, chain) in holdings.clone() {
-                chain[..holding.shared].iter().for_each(|hash| *users.entry(*hash).or_default() += 1);
+                let held = &holding.pages[i];
+                assert_eq!(held.len(), if self.parts.contains(part) { holding.blocks } else { 0 });
+                let (shared, own) = held.split_at(holding.shared.min(held.len()));
+                pages.extend(own);
+                assert!(shared.iter().zip(chain).all(|(page, hash)| pages_of[hash][i] == *page));
             }
-            let cached = self.cache.audit(&users);
-            let pages_of: HashMap<ChainHash, PageSet> = cached.iter().map(|(hash, pages, _)| (*hash, *pages)).collect();
-            for part in Part::ALL {
-                let i = part.index();
-                let mut pages: Vec<u32> = self.pools[i].audit().to_vec();
-                if self.parts.contains(part) {
-                    pages.extend(cached.iter().map(|(_, pages, _)| pages[i]));
-                }
-                for (holding, chain) in holdings.clone() {
-                    let held = &holding.pages[i];
-                    assert_eq!(held.len(), if self.parts.contains(part) { holding.blocks } else { 0 });
-                    let (shared, own) = held.split_at(holding.shared.min(held.len()));
-                    pages.extend(own);
-                    assert!(shared.iter().zip(chain).all(|(page, hash)| pages_of[hash][i] == *page));
-                }
-                pages.sort_unstable();
-                assert!(pages.into_iter().eq(0..self.pools[i].total() as u32), "pages of {part:?} are conserved");
-            }
+            pages.sort_unstable();
+            assert!(pages.into_iter().eq(0..self.pools[i].total() as u32), "pages of {part:?} are conserved");
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn memory(index: u32, latent: u32) -> Memory {
         let parts = Part::ALL.into_iter().filter(|p| [index, latent][p.index()] > 0).collect();

@@ -36,18 +36,20 @@ impl PagePool {
     }
 }
 
+/// What the tests of the whole core look at.
+#[cfg(any(test, feature = "test-util"))]
+impl PagePool {
+    /// The free pages, each of them once.
+    pub(crate) fn audit(&self) -> &[u32] {
+        let free = self.taken.iter().filter(|taken| !**taken).count();
+        assert_eq!(free, self.free.len());
+        &self.free
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl PagePool {
-        /// The free pages, each of them once.
-        pub(crate) fn audit(&self) -> &[u32] {
-            let free = self.taken.iter().filter(|taken| !**taken).count();
-            assert_eq!(free, self.free.len());
-            &self.free
-        }
-    }
 
     #[test]
     fn pages_are_given_once_until_they_come_back() {

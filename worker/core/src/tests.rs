@@ -1,9 +1,12 @@
 //! The core as a whole, with a fake engine that keeps its state in the pages it is given.
 
+#[cfg(test)]
 mod behaviour;
-mod engine;
+pub(crate) mod engine;
+#[cfg(test)]
 mod pace;
 mod pair;
 mod rig;
-mod schedules;
+pub(crate) mod schedules;
+#[cfg(test)]
 mod transfer;

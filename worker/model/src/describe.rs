@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config::{Config, ConfigError};
 use crate::geometry::geometry;
-use crate::weights::spec::{Group, Spec, tensors};
+use crate::weights::spec::{Group, Totals};
 pub use memory::{MemoryPlan, PlanOptions};
 
 /// Numbers of a model, counted by what they are for.
@@ -125,11 +125,11 @@ pub fn describe_path(path: &Path, options: &PlanOptions) -> Result<Description, 
 /// # Errors
 /// When the plan does not fit the model: no context, a longer one than the model's, no batch, more members than experts.
 pub fn describe(config: &Config, options: &PlanOptions) -> Result<Description, DescribeError> {
-    let specs = tensors(config);
+    let totals = Totals::of(config);
     let mut main = config.clone();
     main.layers.retain(|l| !l.draft);
     let geometry = geometry(&main, options.kv);
-    let memory = memory::plan(config, &specs, &geometry, options)?;
+    let memory = memory::plan(config, &totals, &geometry, options)?;
     let indexes = |l: &&crate::config::LayerPlan| !l.draft && l.choice == crate::config::LayerChoice::Own;
     Ok(Description {
         architecture: config.architecture.name,
@@ -139,7 +139,7 @@ pub fn describe(config: &Config, options: &PlanOptions) -> Result<Description, D
         index_topk: config.indexer.map_or(0, |i| i.topk),
         context_tokens: config.context_tokens,
         vocab: config.vocab,
-        parameters: parameters(config, &specs),
+        parameters: parameters(config, &totals),
         weights: if config.quantization.is_some() { "fp8 blocks with scales, the rest bf16" } else { "bf16" },
         kv: options.kv,
         parts: parts(&geometry, memory.context_tokens),
@@ -149,18 +149,16 @@ pub fn describe(config: &Config, options: &PlanOptions) -> Result<Description, D
     })
 }
 
-fn parameters(config: &Config, specs: &[Spec]) -> Parameters {
-    let count = |groups: &[Group]| -> u64 {
-        specs.iter().filter(|s| !s.draft && groups.contains(&s.group)).map(Spec::parameters).sum()
-    };
-    let total: u64 = specs.iter().filter(|s| !s.draft).map(Spec::parameters).sum();
+fn parameters(config: &Config, totals: &Totals) -> Parameters {
+    let count = |groups: &[Group]| totals.sum(|group, draft| !draft && groups.contains(&group)).parameters;
+    let total = totals.sum(|_, draft| !draft).parameters;
     let experts = count(&[Group::Routed]);
     let (used, all) = config.moe.map_or((0, 1), |m| (m.experts_per_token as u64, m.experts as u64));
     let indexer = count(&[Group::Indexer]);
     Parameters {
         main: total - indexer,
         indexer,
-        draft: specs.iter().filter(|s| s.draft).map(Spec::parameters).sum(),
+        draft: totals.sum(|_, draft| draft).parameters,
         // Every expert of a model has the same size.
         active: total - indexer - count(&[Group::Embedding]) - experts + experts / all * used,
         vocabulary: count(&[Group::Embedding, Group::Head]),

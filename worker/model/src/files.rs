@@ -153,6 +153,14 @@ impl Files {
         })
     }
 
+    /// Opens files that a fuzzer made up.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(crate) fn made_up(files: &[(&str, &[u8])]) -> Result<Self, OpenError> {
+        Self::read(Path::new("made-up"), &mut |name| {
+            Ok(files.iter().find(|(n, _)| *n == name).map(|(_, b)| Bytes::Owned(b.to_vec())))
+        })
+    }
+
     fn read(origin: &Path, get: &mut dyn FnMut(&str) -> Result<Option<Bytes>, OpenError>) -> Result<Self, OpenError> {
         let small = small_files(origin, get)?;
         let raw = small.iter().find(|f| f.name == "config.json").map_or(&[][..], |f| &f.bytes);

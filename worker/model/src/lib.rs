@@ -8,6 +8,8 @@ mod config;
 pub mod describe;
 mod files;
 mod forward;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzz;
 mod geometry;
 mod model;
 mod probe;

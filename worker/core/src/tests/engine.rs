@@ -15,7 +15,7 @@ pub(super) struct Engine {
 
 /// What goes wrong in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     None,
     /// The first slice is not finite.
     NotFinite,

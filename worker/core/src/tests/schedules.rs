@@ -13,8 +13,9 @@ use super::rig::{Rig, reference};
 use crate::test_util::{config, generate, geometry, tokens};
 use crate::{Config, Event, FailureKind, Generate, RequestKey};
 
+/// What happens next.
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Arrive {
         worker: usize,
         prefix: u32,
@@ -93,13 +94,21 @@ fn worker() -> impl Strategy<Value = Config> {
 }
 
 /// Two of them that understand each other.
-fn workers() -> impl Strategy<Value = [Config; 2]> {
-    (worker(), worker()).prop_map(|(a, b)| {
-        let index = a.pages[Part::Index.index()] > 0;
-        let pages = if index { [b.pages[1] + 1, b.pages[1]] } else { [0, b.pages[1]] };
-        let b = Config { geometry: a.geometry.clone(), pages, ..b };
-        [a, b]
-    })
+pub(crate) fn alike(a: Config, b: Config) -> [Config; 2] {
+    let index = a.pages[Part::Index.index()] > 0;
+    let pages = if index { [b.pages[1] + 1, b.pages[1]] } else { [0, b.pages[1]] };
+    let b = Config { geometry: a.geometry.clone(), pages, ..b };
+    [a, b]
+}
+
+/// A schedule from its first arrival until nothing is left to do, with every check on the way.
+pub(crate) fn run(workers: [Config; 2], layers_reported: [bool; 2], window: u64, ops: &[Op]) {
+    let mut pair = Pair::new(workers);
+    pair.window = window.max(512);
+    pair.workers.iter_mut().zip(layers_reported).for_each(|(rig, reported)| rig.layers_reported = reported);
+    let mut schedule = Schedule { pair, excuses: Excuses::default(), arrivals: 0 };
+    ops.iter().for_each(|op| schedule.apply(op));
+    schedule.end();
 }
 
 /// What a request of the schedule may fail with, beside having been refused.
@@ -213,17 +222,12 @@ proptest! {
 
     #[test]
     fn whatever_happens_pages_are_conserved_and_tokens_are_right(
-        configs in workers(),
+        workers in (worker(), worker()),
         layers_reported in any::<[bool; 2]>(),
         window in 256..8192u64,
         ops in proptest::collection::vec(op(), 1..160),
     ) {
-        let mut pair = Pair::new(configs);
-        pair.window = window.max(512);
-        pair.workers.iter_mut().zip(layers_reported).for_each(|(rig, reported)| rig.layers_reported = reported);
-        let mut schedule = Schedule { pair, excuses: Excuses::default(), arrivals: 0 };
-        ops.iter().for_each(|op| schedule.apply(op));
-        schedule.end();
+        run(alike(workers.0, workers.1), layers_reported, window, &ops);
     }
 
     #[test]

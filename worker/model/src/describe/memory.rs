@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::DescribeError;
 use crate::config::Config;
-use crate::weights::spec::{Group, Spec};
+use crate::weights::spec::{Group, Totals};
 use crate::workspace::Workspace;
 
 /// What to plan for.
@@ -58,18 +58,15 @@ pub struct MemoryPlan {
 
 pub(super) fn plan(
     config: &Config,
-    specs: &[Spec],
+    totals: &Totals,
     geometry: &Geometry,
     options: &PlanOptions,
 ) -> Result<MemoryPlan, DescribeError> {
     let context_tokens = options.context_tokens.unwrap_or(u64::from(config.context_tokens));
     let experts = config.moe.map_or(0, |m| m.experts as u64);
     refuse(config, context_tokens, experts, options)?;
-    let bytes = |keep: &dyn Fn(&Spec) -> bool| -> u64 {
-        specs.iter().filter(|s| keep(s)).map(|s| s.bytes(config.quantization)).sum()
-    };
-    let routed = bytes(&|s| !s.draft && s.group == Group::Routed);
-    let other_weight_bytes = bytes(&|s| !s.draft && s.group != Group::Routed);
+    let routed = totals.sum(|group, draft| !draft && group == Group::Routed).bytes;
+    let other_weight_bytes = totals.sum(|group, draft| !draft && group != Group::Routed).bytes;
     let experts_per_member = experts.div_ceil(options.ep);
     // The member with the most experts counts. Every expert has the same size.
     let expert_bytes = routed.checked_div(experts).unwrap_or(0) * experts_per_member;
@@ -84,7 +81,7 @@ pub(super) fn plan(
         experts_per_member,
         expert_bytes,
         other_weight_bytes,
-        draft_bytes: bytes(&|s| s.draft),
+        draft_bytes: totals.sum(|_, draft| draft).bytes,
         index_bytes,
         latent_bytes,
         workspace_bytes,

@@ -121,6 +121,14 @@ pub enum HeaderError {
         /// Bytes by its offsets.
         found: u64,
     },
+    /// Two tensors share bytes. A small file could claim any amount of weights so.
+    #[error("the header is corrupt: tensors {tensor} and {other} overlap")]
+    Overlap {
+        /// A tensor.
+        tensor: String,
+        /// The one that begins within it.
+        other: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -165,7 +173,18 @@ pub(crate) fn read_header(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, Heade
             Raw::Metadata(_) => return Err(HeaderError::Json(format!("entry {name} is no tensor"))),
         }
     }
+    check_apart(&entries)?;
     Ok(entries)
+}
+
+/// Checks that no two entries share bytes.
+fn check_apart(entries: &BTreeMap<String, Entry>) -> Result<(), HeaderError> {
+    let mut order: Vec<(&String, &Entry)> = entries.iter().filter(|(_, e)| e.begin < e.end).collect();
+    order.sort_by_key(|(_, entry)| entry.begin);
+    match order.windows(2).find(|pair| pair[1].1.begin < pair[0].1.end) {
+        Some(pair) => Err(HeaderError::Overlap { tensor: pair[0].0.clone(), other: pair[1].0.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Checks one entry against its shape and the file; `base` is where the data begin.

@@ -142,6 +142,20 @@ fn a_header_that_is_huge_or_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn tensors_that_share_bytes_are_refused_by_name() {
+    let header = |b: &str| {
+        let entry = |at: &str| format!(r#"{{"dtype": "F32", "shape": [2], "data_offsets": [{at}]}}"#);
+        let empty = r#"{"dtype": "F32", "shape": [0], "data_offsets": [4, 4]}"#;
+        format!(r#"{{"b.late": {}, "a.early": {}, "empty": {empty}}}"#, entry(b), entry("0, 8"))
+    };
+    assert_eq!(read_header(&file(&header("8, 16"), 16)).unwrap().len(), 3);
+    for offsets in ["4, 12", "7, 15", "0, 8"] {
+        let error = read_header(&file(&header(offsets), 16)).unwrap_err().to_string();
+        assert_says(&error, &["a.early", "b.late", "overlap"]);
+    }
+}
+
+#[test]
 fn metadata_and_types_unknown_to_hadal_are_passed_over() {
     let header = r#"{"__metadata__": {"format": "pt"}, "a": {"dtype": "U4", "shape": [3], "data_offsets": [0, 2]}}"#;
     let entries = read_header(&file(header, 2)).unwrap();

@@ -1,10 +1,12 @@
 //! The tensors that a configuration promises, with their shapes: what a loader checks a checkpoint against, and what
 //! parameters are counted by where there is no checkpoint.
 
-use crate::config::{Config, LayerChoice, Quantization};
+use std::collections::BTreeMap;
+
+use crate::config::{Config, LayerChoice, LayerPlan, Quantization};
 
 /// What a tensor is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
     /// Input embedding.
     Embedding,
@@ -61,7 +63,39 @@ impl Spec {
     }
 }
 
-/// Collects the tensors of one layer, or of the whole model.
+/// What tensors come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Total {
+    pub(crate) parameters: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What the tensors of a configuration come to, by what they are for.
+pub(crate) struct Totals(BTreeMap<(Group, bool), Total>);
+
+impl Totals {
+    /// Counts them.
+    pub(crate) fn of(config: &Config) -> Self {
+        let mut totals: BTreeMap<(Group, bool), Total> = BTreeMap::new();
+        for spec in tensors(config) {
+            let total = totals.entry((spec.group, spec.draft)).or_default();
+            total.parameters += spec.parameters();
+            total.bytes += spec.bytes(config.quantization);
+        }
+        Self(totals)
+    }
+
+    /// The sum of those groups of which `keep` says so; its second argument tells draft layers.
+    pub(crate) fn sum(&self, keep: impl Fn(Group, bool) -> bool) -> Total {
+        let kept = self.0.iter().filter(|((group, draft), _)| keep(*group, *draft));
+        kept.fold(Total::default(), |sum, (_, total)| Total {
+            parameters: sum.parameters + total.parameters,
+            bytes: sum.bytes + total.bytes,
+        })
+    }
+}
+
+/// Collects the tensors of one layer, or those outside the layers.
 struct Specs {
     specs: Vec<Spec>,
     prefix: String,
@@ -91,8 +125,13 @@ impl Specs {
 }
 
 /// Every tensor of a configuration. A draft layer's copies of embedding and head are not among them: the main model's
-/// are used.
-pub(crate) fn tensors(config: &Config) -> Vec<Spec> {
+/// are used. They are made layer by layer: a few bytes of configuration can promise millions.
+pub(crate) fn tensors(config: &Config) -> impl Iterator<Item = Spec> + '_ {
+    let layers = config.layers.iter().enumerate();
+    outside(config).into_iter().chain(layers.flat_map(|(number, plan)| layer(config, number, plan)))
+}
+
+fn outside(config: &Config) -> Vec<Spec> {
     let mut s = Specs { specs: Vec::new(), prefix: "model.".to_owned(), draft: false };
     s.push(Group::Embedding, "embed_tokens.weight", &[config.vocab, config.hidden], false);
     s.vector(Group::Norm, "norm.weight", config.hidden);
@@ -100,22 +139,23 @@ pub(crate) fn tensors(config: &Config) -> Vec<Spec> {
     if !config.tied {
         s.push(Group::Head, "lm_head.weight", &[config.vocab, config.hidden], false);
     }
-    for (number, layer) in config.layers.iter().enumerate() {
-        s.prefix = format!("model.layers.{number}.");
-        s.draft = layer.draft;
-        if layer.draft {
-            s.vector(Group::Join, "enorm.weight", config.hidden);
-            s.vector(Group::Join, "hnorm.weight", config.hidden);
-            s.push(Group::Join, "eh_proj.weight", &[config.hidden, 2 * config.hidden], false);
-            s.vector(Group::Join, "shared_head.norm.weight", config.hidden);
-        }
-        s.vector(Group::Norm, "input_layernorm.weight", config.hidden);
-        s.vector(Group::Norm, "post_attention_layernorm.weight", config.hidden);
-        attention(&mut s, config, layer.choice == LayerChoice::Own);
-        match &config.moe {
-            Some(_) if layer.moe => moe(&mut s, config),
-            _ => s.gated(Group::Mlp, "mlp", config.hidden, config.mlp_width),
-        }
+    s.specs
+}
+
+fn layer(config: &Config, number: usize, plan: &LayerPlan) -> Vec<Spec> {
+    let mut s = Specs { specs: Vec::new(), prefix: format!("model.layers.{number}."), draft: plan.draft };
+    if plan.draft {
+        s.vector(Group::Join, "enorm.weight", config.hidden);
+        s.vector(Group::Join, "hnorm.weight", config.hidden);
+        s.push(Group::Join, "eh_proj.weight", &[config.hidden, 2 * config.hidden], false);
+        s.vector(Group::Join, "shared_head.norm.weight", config.hidden);
+    }
+    s.vector(Group::Norm, "input_layernorm.weight", config.hidden);
+    s.vector(Group::Norm, "post_attention_layernorm.weight", config.hidden);
+    attention(&mut s, config, plan.choice == LayerChoice::Own);
+    match &config.moe {
+        Some(_) if plan.moe => moe(&mut s, config),
+        _ => s.gated(Group::Mlp, "mlp", config.hidden, config.mlp_width),
     }
     s.specs
 }
