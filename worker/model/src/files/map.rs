@@ -17,9 +17,6 @@ pub(crate) enum Bytes {
     Owned(Vec<u8>),
     /// An empty file, which cannot be mapped.
     Empty,
-    /// A file that a fuzzer made up.
-    #[cfg(any(test, feature = "test-util"))]
-    Owned(Vec<u8>),
 }
 
 impl Bytes {
@@ -46,8 +43,6 @@ impl Bytes {
             Bytes::Static(bytes) => bytes,
             Bytes::Owned(bytes) => bytes,
             Bytes::Empty => &[],
-            #[cfg(any(test, feature = "test-util"))]
-            Bytes::Owned(bytes) => bytes,
         }
     }
 }
