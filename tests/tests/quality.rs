@@ -68,7 +68,7 @@ async fn the_bundled_model_loses_nothing_by_sparse_attention() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_caches_cost_the_bundled_model_less_than_half_a_percent() -> Result<()> {
     let mut exact = None;
-    for kv in ["f32", "bf16", "fp8"] {
+    for kv in ["f32", "bf16", "fp8", "int8-index"] {
         let found = eval(&cluster(kv).await?, &["--needles", "0", "--windows", "4"]).await?;
         let perplexity = number(&found["perplexity"]["sparse"]);
         let ratio = perplexity / *exact.get_or_insert(perplexity);
