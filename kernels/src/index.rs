@@ -22,6 +22,8 @@ use crate::error::NotFinite;
 use crate::topk::{Chosen, TopK};
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod lines;

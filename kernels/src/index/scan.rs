@@ -1,17 +1,23 @@
 //! One job of the scan at work: some queries of a sequence over some of its pages, a tile of 64 positions after another.
 //!
-//! Here keys are widened to f32, as columns [dim, 64], and multiplied by the products of `gemm`. Integers enter as they
-//! are: sums of up to 1,024 products of two int8 are exact in f32 too. What AVX-512 does better is in `lines`.
+//! Here keys become columns and are multiplied one k, or one word of two, after another. What AVX-512 does better is in
+//! `lines`.
+//!
+//! ```text
+//! numbers    f32, [dim, 64]
+//! integers   the same: sums of up to 1,024 products of two int8 are exact in f32 too
+//! pairs      of integers of 16 bit, [dim / 2, 64]: AVX2
+//! ```
 
 use std::ops::Range;
 
 use hadal_types::KvEncoding;
 
-#[cfg(target_arch = "x86_64")]
-use super::lines;
 use super::{IndexQueries, IndexShape};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, lines};
 use crate::cache::{PAGE_ROWS, Paged, int8_code, int8_scale};
-use crate::context::Ctx;
+use crate::context::{Ctx, Path};
 use crate::gemm::{self, Block};
 use crate::panel::PANEL;
 use crate::scratch;
@@ -35,7 +41,12 @@ impl Scan<'_> {
         if let Some(kind) = lines::Kind::of(self.ctx, self.shape) {
             return lines::scan(self, kind, each);
         }
-        self.over_columns(each);
+        let columns = match (self.shape.codec.encoding(), self.ctx.path()) {
+            (KvEncoding::Int8Index, Path::Avx2) => Columns::Pairs,
+            (KvEncoding::Int8Index, _) => Columns::Integers,
+            _ => Columns::Numbers,
+        };
+        self.over_columns(columns, each);
     }
 
     /// Queries.
@@ -49,20 +60,20 @@ impl Scan<'_> {
         if next < self.positions.end { self.keys.page_of(next) } else { &[] }
     }
 
-    fn over_columns(&self, mut each: impl FnMut(usize, usize, &[f32; PAGE_ROWS])) {
+    fn over_columns(&self, columns: Columns, mut each: impl FnMut(usize, usize, &[f32; PAGE_ROWS])) {
         let (heads, dim) = (self.shape.heads, self.shape.codec.dim());
         let (count, numbers) = (self.queries.w.len(), self.queries.q.len());
         scratch::with((dim + count) * PAGE_ROWS + numbers + count, |buffer| {
             let (keys, rest) = buffer.split_at_mut(dim * PAGE_ROWS);
             let (dots, rest) = rest.split_at_mut(count * PAGE_ROWS);
             let (q, w) = rest.split_at_mut(numbers);
-            self.lay_out(q, w);
+            self.lay_out(columns, q, w);
             for from in self.positions.clone().step_by(PAGE_ROWS) {
                 let page = self.keys.page_of(from);
                 let seen = (self.positions.end - from).min(PAGE_ROWS);
-                decode_columns(self.shape, (page, seen), keys);
-                self.multiply(q, (keys, seen), dots);
-                let factors = factors(self.shape, page, self.takes_integers());
+                columns.read(self.shape, (page, seen), keys);
+                self.multiply(columns, q, (keys, seen), dots);
+                let factors = factors(self.shape, page, columns != Columns::Numbers);
                 let of_queries = w.chunks_exact(heads.max(1)).zip(dots.chunks_exact(heads.max(1) * PAGE_ROWS));
                 for (row, (w, dots)) in of_queries.enumerate() {
                     each(row, from, &scores(w, dots, &factors));
@@ -71,27 +82,34 @@ impl Scan<'_> {
         });
     }
 
-    fn takes_integers(&self) -> bool {
-        self.shape.codec.encoding() == KvEncoding::Int8Index
-    }
-
     /// Queries and weights as they enter.
-    fn lay_out(&self, q: &mut [f32], w: &mut [f32]) {
-        let dim = self.shape.codec.dim();
-        q.copy_from_slice(self.queries.q);
+    fn lay_out(&self, columns: Columns, q: &mut [f32], w: &mut [f32]) {
         w.copy_from_slice(self.queries.w);
-        if self.takes_integers() {
-            for (q, w) in q.chunks_exact_mut(dim.max(1)).zip(w) {
-                let scale = int8_scale(q);
-                q.iter_mut().for_each(|v| *v = f32::from(int8_code(*v, scale)));
-                *w *= scale;
+        if columns == Columns::Numbers {
+            return q.copy_from_slice(self.queries.q);
+        }
+        let dim = self.shape.codec.dim().max(1);
+        let heads = self.queries.q.chunks_exact(dim).zip(q.chunks_exact_mut(columns.words(dim))).zip(w);
+        for ((numbers, words), w) in heads {
+            let scale = int8_scale(numbers);
+            *w *= scale;
+            if columns == Columns::Integers {
+                words.iter_mut().zip(numbers).for_each(|(word, &v)| *word = f32::from(int8_code(v, scale)));
+            } else {
+                let code = |v: &f32| i16::from(int8_code(*v, scale));
+                let pairs = words.iter_mut().zip(numbers.chunks(2));
+                pairs.for_each(|(word, v)| *word = pair(code(&v[0]), v.get(1).map_or(0, code)));
             }
         }
     }
 
     /// Products of every head of every query with the keys of a tile, of which `seen` are there.
-    fn multiply(&self, q: &[f32], (keys, seen): (&[f32], usize), dots: &mut [f32]) {
+    fn multiply(&self, columns: Columns, q: &[f32], (keys, seen): (&[f32], usize), dots: &mut [f32]) {
         let dim = self.shape.codec.dim();
+        #[cfg(target_arch = "x86_64")]
+        if columns == Columns::Pairs {
+            return avx2::products(q, keys, columns.words(dim), dots);
+        }
         dots.fill(0.0);
         let block = Block {
             x: q,
@@ -120,21 +138,50 @@ pub(super) fn factors(shape: &IndexShape, page: &[u8], scaled: bool) -> [f32; PA
     factors
 }
 
-/// Reads `seen` keys of a page as columns, [dim, 64], integers without their scale; the others become zeros.
-fn decode_columns(shape: &IndexShape, (page, seen): (&[u8], usize), keys: &mut [f32]) {
-    let codec = &shape.codec;
-    scratch::with(codec.dim(), |key| {
-        if seen < PAGE_ROWS {
-            keys.fill(0.0);
-        }
-        for slot in 0..seen {
-            match codec.encoding() {
-                KvEncoding::Int8Index => codec.integers(page, slot, key),
-                KvEncoding::F32 | KvEncoding::Bf16 | KvEncoding::Fp8 => codec.decode(page, slot, key),
+/// What columns are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    Numbers,
+    Integers,
+    Pairs,
+}
+
+impl Columns {
+    /// Words of a key or a head.
+    fn words(self, dim: usize) -> usize {
+        if self == Columns::Pairs { dim.div_ceil(2) } else { dim }
+    }
+
+    /// Reads `seen` keys of a page as columns, [words, 64], integers without their scale; the others have no meaning.
+    fn read(self, shape: &IndexShape, (page, seen): (&[u8], usize), keys: &mut [f32]) {
+        let (codec, dim) = (&shape.codec, shape.codec.dim());
+        if self == Columns::Pairs {
+            for (slot, key) in page.chunks_exact(dim.max(1)).take(seen).enumerate() {
+                let code = |b: &u8| i16::from(*b as i8);
+                let to = keys.iter_mut().skip(slot).step_by(PAGE_ROWS);
+                to.zip(key.chunks(2)).for_each(|(to, k)| *to = pair(code(&k[0]), k.get(1).map_or(0, code)));
             }
-            keys.iter_mut().skip(slot).step_by(PAGE_ROWS).zip(&*key).for_each(|(to, &v)| *to = v);
+            return;
         }
-    });
+        scratch::with(dim, |key| {
+            if seen < PAGE_ROWS {
+                keys.fill(0.0);
+            }
+            for slot in 0..seen {
+                match self {
+                    Columns::Numbers => codec.decode(page, slot, key),
+                    Columns::Integers | Columns::Pairs => codec.integers(page, slot, key),
+                }
+                keys.iter_mut().skip(slot).step_by(PAGE_ROWS).zip(&*key).for_each(|(to, &v)| *to = v);
+            }
+        });
+    }
+}
+
+/// Two integers as one word.
+#[inline]
+fn pair(low: i16, high: i16) -> f32 {
+    f32::from_bits(u32::from(high as u16) << 16 | u32::from(low as u16))
 }
 
 /// Adds up the heads, ascending. `dots` is [heads, 64].
