@@ -21,7 +21,8 @@ pub(crate) struct ModelOptions {
     /// Type of activations: f32 is exact, bf16 is faster
     #[arg(long, value_name = "f32|bf16", default_value = "bf16")]
     pub(crate) dtype: Dtype,
-    /// Encoding of the cache: f32 is exact, fp8 is smallest, int8-index is bf16 with index keys that are scanned fastest
+    /// Encoding of the cache: f32 is exact, fp8 is smallest, int8-index is bf16 with index keys that are scanned
+    /// fastest
     #[arg(long, value_name = "f32|bf16|fp8|int8-index", default_value = "bf16")]
     pub(crate) kv: KvEncoding,
     /// Kernel path: avx512, avx2 or portable; the best one that this machine has when left out

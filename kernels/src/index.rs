@@ -1,9 +1,9 @@
 //! The lightning indexer: scores of all earlier positions, and the best `k` of them.
 //!
-//! `score(position) = factor × sum over heads, ascending, of w[head] × relu(q[head] · key[position])`, where the factor is
-//! `dim^-0.5`, times the scale of a key that enters without its own. Scores come in tiles of 64 positions and go straight
-//! into a running top-k, so memory does not grow with the context. Each score depends on its query and key alone and the
-//! order of choice is total, so tiling and threads change nothing.
+//! `score(position) = factor × sum over heads, ascending, of w[head] × relu(q[head] · key[position])`, where the factor
+//! is `dim^-0.5`, times the scale of a key that enters without its own. Scores come in tiles of 64 positions and go
+//! straight into a running top-k, so memory does not grow with the context. Each score depends on its query and key
+//! alone and the order of choice is total, so tiling and threads change nothing.
 //!
 //! ```text
 //! keys        activations, path      the product                                  the factor has the scale

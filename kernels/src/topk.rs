@@ -1,5 +1,5 @@
-//! Total orders for choices, larger score first, then lower position, where −0 equals +0; and the best `k` of a stream of
-//! scores by that order, in memory for 2k.
+//! The total order of choices, larger score first, then lower position, where −0 equals +0; and the best `k` of a stream
+//! of scores by that order, in memory for 2k.
 //!
 //! Scores come in tiles, by ascending position, and what is kept stays in that order. When 2k are kept, the best k of
 //! them remain. The best that has gone is the floor: as many as k with lower positions are at or above it, so that only

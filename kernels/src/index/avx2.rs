@@ -1,4 +1,5 @@
-//! Products of int8 queries and keys on AVX2, which multiplies pairs of 16 bit. Its instruction for 8 bit would saturate.
+//! Products of int8 queries and keys on AVX2, which multiplies pairs of 16 bit. Its instruction for 8 bit would
+//! saturate.
 #![allow(unsafe_code, reason = "vector instructions and unchecked addressing; the safe entry checks both")]
 #![allow(clippy::needless_range_loop, reason = "sums stay in registers only if each index is known to the compiler")]
 

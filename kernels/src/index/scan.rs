@@ -1,4 +1,4 @@
-//! One job of the scan at work: some queries of a sequence over some of its pages, a tile of 64 positions after another.
+//! One job of the scan at work: some queries of a sequence over some of its pages, tile by tile of 64 positions.
 //!
 //! Here keys become columns and are multiplied one k, or one word of two, after another. What AVX-512 does better is in
 //! `lines`.
