@@ -1,7 +1,9 @@
 //! Running parts to their end: logs, signals, what is announced, and the drain.
 
+use std::fs::OpenOptions;
 use std::future::Future;
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hadal_shell::config::FileOption;
@@ -75,6 +77,34 @@ pub(crate) fn print(report: &str) -> Result<(), Fault> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Fault::new(Exit::Io, error)),
         _ => Ok(()),
     }
+}
+
+/// Whether a file can be written, as it is wanted only after the measuring, which takes minutes. What is there is left as
+/// it is, and so is a place where nothing is.
+///
+/// # Errors
+/// When it cannot.
+pub(crate) fn writable(path: &Path) -> Result<(), Fault> {
+    let tried = match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    tried.map_err(|error| unwritten(path, &error))
+}
+
+/// Writes a file.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Fault> {
+    std::fs::write(path, text).map_err(|error| unwritten(path, &error))
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> Fault {
+    Fault::say(Exit::Io, format!("cannot write {}: {error}", path.display()))
 }
 
 async fn until_drained(

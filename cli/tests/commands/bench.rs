@@ -77,3 +77,59 @@ fn an_interrupt_ends_a_bench() {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     assert_eq!(bench.wait().unwrap().signal(), Some(2));
 }
+
+#[test]
+fn cost_has_a_curve_for_each_encoding_and_a_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    let svg = folder.path().join("cost.svg");
+    let args = ["bench", "cost", "--quick", "--kv", "bf16,fp8", "--dollars-per-hour", "2", "--json", "--svg"];
+    let report = json(&[&args[..], &[svg.to_str().unwrap()]].concat());
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("Decode"));
+    assert_eq!(report["curves"].as_array().unwrap().len(), 2);
+    assert_eq!((&report["quick"], &report["layers"], &report["experts_resident"]), (&true.into(), &61.into(), &16.into()));
+    for curve in report["curves"].as_array().unwrap() {
+        for (point, position) in curve["points"].as_array().unwrap().iter().zip([128, 256]) {
+            assert_eq!(point["position"], position);
+            for dsa in [&point["decode"]["dsa"], &point["prefill"]["dsa"]] {
+                positive(dsa, &["seconds_per_token", "dollars_per_million_tokens"]);
+                positive(&dsa["parts"], &["queries", "index_scan", "attention", "output", "experts"]);
+            }
+            let dense = &point["decode"]["dense"];
+            positive(&dense["parts"], &["queries", "absorb", "attention", "experts"]);
+            assert_eq!(dense["parts"]["index_scan"], 0.0);
+            positive(&point["decode"], &["ratio"]);
+        }
+    }
+    positive(&report["summary"], &["dense_decode_peak_share", "batch", "chunk"]);
+    // Neither 128K nor 4K was measured.
+    assert_eq!(report["summary"]["decode_ratio_128k"], Value::Null);
+    assert_eq!(report["summary"]["decode_attention_128k_over_4k"]["bf16"], Value::Null);
+}
+
+#[test]
+fn cost_runs_on_every_path_and_prints_a_table() {
+    let ended = run(&["bench", "cost", "--quick", "--cpu", "portable", "--threads", "1", "--positions", "200", "--kv", "bf16"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    for part in ["portable, 1 threads, thread-cpu time", "16 experts resident", "no figures", "not on this kernel path"] {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn cost_refuses_what_it_cannot_measure() {
+    for (flags, code, says) in [
+        (&["--positions", "4096,many"][..], 64, "many"),
+        (&["--positions", "0"], 64, "163840"),
+        (&["--positions", "200000"], 64, "163840"),
+        (&["--kv", "fp4"], 64, "fp4"),
+        (&["--batch", "0"], 64, "--batch"),
+        (&["--dollars-per-hour", "-1"], 64, "above 0"),
+        (&["--chunk", "64", "--rows", "65"], 64, "--rows 65"),
+        (&["--batch", "1024", "--positions", "163840"], 69, "smaller --batch"),
+        (&["--svg", "/nowhere/cost.svg"], 74, "/nowhere/cost.svg"),
+    ] {
+        let ended = run(&[&["bench", "cost", "--cpu", "portable"], flags].concat());
+        assert_eq!(ended.code, code, "{flags:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{flags:?}: {}", ended.stderr);
+    }
+}
