@@ -149,3 +149,20 @@ fn announce(options: &RunOptions, running: &Running) {
     });
     drop(stdout.flush());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_a_file_can_be_written_shows_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("curves.svg");
+        writable(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, "from before").unwrap();
+        writable(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "from before");
+        assert!(writable(folder.path()).is_err() && writable(&folder.path().join("no/curves.svg")).is_err());
+    }
+}

@@ -86,7 +86,10 @@ fn cost_has_a_curve_for_each_encoding_and_a_summary() {
     let report = json(&[&args[..], &[svg.to_str().unwrap()]].concat());
     assert!(std::fs::read_to_string(&svg).unwrap().contains("Decode"));
     assert_eq!(report["curves"].as_array().unwrap().len(), 2);
-    assert_eq!((&report["quick"], &report["layers"], &report["experts_resident"]), (&true.into(), &61.into(), &16.into()));
+    assert_eq!(
+        (&report["quick"], &report["layers"], &report["experts_resident"]),
+        (&true.into(), &61.into(), &16.into())
+    );
     for curve in report["curves"].as_array().unwrap() {
         for (point, position) in curve["points"].as_array().unwrap().iter().zip([128, 256]) {
             assert_eq!(point["position"], position);
@@ -108,9 +111,11 @@ fn cost_has_a_curve_for_each_encoding_and_a_summary() {
 
 #[test]
 fn cost_runs_on_every_path_and_prints_a_table() {
-    let ended = run(&["bench", "cost", "--quick", "--cpu", "portable", "--threads", "1", "--positions", "200", "--kv", "bf16"]);
+    let ended =
+        run(&["bench", "cost", "--quick", "--cpu", "portable", "--threads", "1", "--positions", "200", "--kv", "bf16"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    for part in ["portable, 1 threads, thread-cpu time", "16 experts resident", "no figures", "not on this kernel path"] {
+    for part in ["portable, 1 threads, thread-cpu time", "16 experts resident", "no figures", "not on this kernel path"]
+    {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
 }
@@ -125,7 +130,7 @@ fn cost_refuses_what_it_cannot_measure() {
         (&["--batch", "0"], 64, "--batch"),
         (&["--dollars-per-hour", "-1"], 64, "above 0"),
         (&["--chunk", "64", "--rows", "65"], 64, "--rows 65"),
-        (&["--batch", "1024", "--positions", "163840"], 69, "smaller --batch"),
+        (&["--batch", "1024", "--positions", "163840", "--kv", "f32"], 69, "smaller --batch"),
         (&["--svg", "/nowhere/cost.svg"], 74, "/nowhere/cost.svg"),
     ] {
         let ended = run(&[&["bench", "cost", "--cpu", "portable"], flags].concat());

@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use hadal_types::{Dtype, KvEncoding, SamplingParams};
+use hadal_types::{Dtype, SamplingParams};
 
 use super::{Case, Unit, Work};
 use crate::context::{Ctx, Path};
@@ -220,9 +220,4 @@ fn draw(s: &Shapes) -> Case {
         drop(black_box(drawn));
         index += 1;
     })
-}
-
-/// The encodings of a cache whose rows are scanned.
-fn index_encodings() -> impl Iterator<Item = KvEncoding> {
-    ["bf16", "fp8", "int8-index"].into_iter().filter_map(|name| name.parse().ok())
 }

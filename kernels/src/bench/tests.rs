@@ -71,7 +71,7 @@ fn every_case_runs_on_every_path_and_has_a_name_of_its_own() {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "{names:?}");
-        for name in ["linear_fp8_1", "linear_bf16_32", "index_bf16_8", "mla_sparse_fp8", "experts_fp8", "sample"] {
+        for name in ["linear_fp8_1", "linear_bf16_32", "index_int8_8", "mla_sparse_fp8", "experts_fp8", "sample"] {
             assert!(names.contains(&name), "{name}: {names:?}");
         }
     }

@@ -1,8 +1,10 @@
 //! The rival in prefill: dense attention with keys and values expanded from the latents, which is its cheaper form there.
 //! One head is computed and stands for all, since each takes the same time: its queries of a chunk over the whole
 //! context, and the expansion of the context, which the chunk's rows share.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "kernels of other machines have no such form"))]
 
 use hadal_kernels::Ctx;
+#[cfg(target_arch = "x86_64")]
 use hadal_kernels::bench::{Expanded as Head, ExpandedShape};
 
 use super::report::Expanded;
@@ -39,7 +41,14 @@ impl Rival {
         positions * (6 * (shape.kv_rank + shape.rope) + 2 * (shape.nope + shape.rope + shape.value))
     }
 
+    /// None: this machine's kernels have no such form.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn prefill(&self, _: u32, _: &dyn Fn() -> f64) -> Option<Expanded> {
+        None
+    }
+
     /// Seconds for a row at the end of a chunk that ends at `position`; none where the kernel path has no such form.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn prefill(&self, position: u32, now: &dyn Fn() -> f64) -> Option<Expanded> {
         let Shape { heads, kv_rank: rank, nope, rope, value, .. } = self.shape;
         let shape = ExpandedShape { rank, nope, rope, value, scale: 1.0 / ((nope + rope) as f32).sqrt() };

@@ -83,8 +83,7 @@ impl Layer {
     /// Loads the weights and fills the caches.
     pub(super) fn new(files: &Files, kv: KvEncoding, engine: &Engine, sizes: &Sizes) -> Result<Self, Fault> {
         let pool = Some(engine.pool.clone());
-        let options =
-            LoadOptions { dtype: Dtype::Bf16, kv, path: engine.path, drafts: false, pool, progress: &|_| {} };
+        let options = LoadOptions { dtype: Dtype::Bf16, kv, path: engine.path, drafts: false, pool, progress: &|_| {} };
         let model = Model::load(files, &options).or_exit(Exit::Unavailable)?;
         let blocks = blocks_for(sizes.position_max().into()) as u32;
         let batch = sizes.batch as u32;
@@ -99,26 +98,27 @@ impl Layer {
     /// The next token of every sequence, each of which is `position` tokens long then. Seconds for all of them.
     pub(super) fn decode(&mut self, position: u32, attention: Attention) -> Result<Stages, Fault> {
         let tokens: Vec<[u32; 1]> = (0..self.pages.len() as u32).map(|sequence| [(7 * sequence + 1) % 256]).collect();
-        self.step(|pages| {
-            let slice = |(pages, tokens)| slice(pages, tokens, position, attention);
-            pages.iter().zip(tokens.iter().map(|t| &t[..])).map(slice).collect()
-        })
+        let pages = std::mem::take(&mut self.pages);
+        let slices = pages.iter().zip(&tokens).map(|(pages, tokens)| slice(pages, tokens, position, attention));
+        let stages = self.step(slices.collect());
+        self.pages = pages;
+        stages
     }
 
     /// The last `rows` of a chunk of one sequence, which is `position` tokens long then. Seconds for all of them.
     pub(super) fn prefill(&mut self, position: u32, rows: usize) -> Result<Stages, Fault> {
         let tokens: Vec<u32> = (0..rows as u32).map(|row| (11 * row + 5) % 256).collect();
-        self.step(|pages| {
-            pages.first().map(|pages| slice(pages, &tokens, position, Attention::Sparse)).into_iter().collect()
-        })
+        let pages = std::mem::take(&mut self.pages);
+        let slices = pages.iter().take(1).map(|pages| slice(pages, &tokens, position, Attention::Sparse));
+        let stages = self.step(slices.collect());
+        self.pages = pages;
+        stages
     }
 
-    fn step<'a>(&'a mut self, slices: impl FnOnce(&'a [Vec<u32>]) -> Vec<Slice<'a>>) -> Result<Stages, Fault> {
-        let step = Step { slices: slices(&self.pages) };
+    fn step(&mut self, slices: Vec<Slice<'_>>) -> Result<Stages, Fault> {
+        let step = Step { slices };
         let mut timer = Timer { clock: self.clock, last: self.clock.now(), stages: Stages::default() };
-        self.model
-            .forward_probed(&step, &mut self.cache, &mut self.workspace, &mut timer)
-            .or_exit(Exit::Software)?;
+        self.model.forward_probed(&step, &mut self.cache, &mut self.workspace, &mut timer).or_exit(Exit::Software)?;
         match (0..step.slices.len()).find_map(|slice| self.workspace.failure(slice)) {
             Some(failure) => Err(Fault::new(Exit::Software, failure.clone())),
             None => Ok(timer.stages),

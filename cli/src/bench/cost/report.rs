@@ -164,7 +164,11 @@ impl Report {
         let plot = |title: &str, of: fn(&Point) -> Pair| {
             let line = |name: String, curve: &Curve, cost: fn(&Pair) -> Option<Cost>| Line {
                 name,
-                points: curve.points.iter().filter_map(|p| Some((p.position.into(), 1e3 * cost(&of(p))?.total()))).collect(),
+                points: curve
+                    .points
+                    .iter()
+                    .filter_map(|p| Some((p.position.into(), 1e3 * cost(&of(p))?.total())))
+                    .collect(),
             };
             let dense = self.curves.first().map(|c| line("dense".to_owned(), c, |pair| pair.dense));
             let sparse = self.curves.iter().map(|c| line(format!("DSA, {}", c.kv), c, |pair| pair.sparse));
@@ -203,6 +207,7 @@ impl Report {
             "weights_bytes": self.weights_bytes,
             "layers": MODEL_LAYERS,
             "dollars_per_hour": self.dollars_per_hour,
+            "last_level_cache_bytes": sizes.cache.bytes,
             "limits": {
                 "read_bytes_per_s": limits.bandwidth(sizes.headline),
                 "f32_operations_per_s": limits.peak(Unit::F32),

@@ -131,7 +131,8 @@ mod tests {
         let published: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let ours = Shape::V32.config();
         // The vocabulary, the layers and the experts that are resident are this bench's own.
-        let own = ["vocab_size", "num_hidden_layers", "first_k_dense_replace", "n_routed_experts", "quantization_config"];
+        let own =
+            ["vocab_size", "num_hidden_layers", "first_k_dense_replace", "n_routed_experts", "quantization_config"];
         for (key, value) in ours.as_object().unwrap().iter().filter(|(key, _)| !own.contains(&key.as_str())) {
             assert!(value.as_f64().is_none() || value.as_f64() == published[key].as_f64(), "{key}");
             assert!(value.as_f64().is_some() || *value == published[key], "{key}: {value} {}", published[key]);

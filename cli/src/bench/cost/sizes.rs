@@ -54,9 +54,8 @@ impl Sizes {
 
     fn asked(options: &Options) -> Self {
         let Options { quick, .. } = *options;
-        let or = |given: Option<u32>, real: u32, quickly: u32| {
-            given.unwrap_or(if quick { quickly } else { real }) as usize
-        };
+        let or =
+            |given: Option<u32>, real: u32, quickly: u32| given.unwrap_or(if quick { quickly } else { real }) as usize;
         let mut positions = match (options.positions.as_slice(), quick) {
             ([], true) => vec![128, 256],
             ([], false) => POSITIONS.to_vec(),
@@ -66,7 +65,7 @@ impl Sizes {
         positions.dedup();
         let mut kv = options.kv.clone();
         if kv.is_empty() {
-            kv = ["int8-index", "bf16"].iter().filter_map(|name| name.parse().ok()).collect();
+            kv = vec![KvEncoding::Int8Index, KvEncoding::Bf16];
         }
         let cache = Cache::last_level();
         Self {
@@ -97,7 +96,7 @@ impl Sizes {
     pub(super) fn cache_bytes(&self) -> Result<u64, Fault> {
         let config = Config::parse(self.shape.config().to_string().as_bytes()).or_exit(Exit::Software)?;
         let blocks = blocks_for(self.position_max().into()) * self.batch as u64;
-        let of = |kv: &KvEncoding| geometry(&config, *kv).stores.iter().map(|s| u64::from(s.block_bytes())).sum::<u64>();
+        let of = |kv: &KvEncoding| geometry(&config, *kv).stores.iter().map(|s| s.block_bytes()).sum::<u64>();
         Ok(blocks * self.kv.iter().map(of).max().unwrap_or(0))
     }
 

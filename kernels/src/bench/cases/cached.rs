@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hadal_types::KvEncoding;
 
-use super::{Noise, Shapes, index_encodings, unit_of};
+use super::{Noise, Shapes, unit_of};
 use crate::attention::{AttentionRows, AttentionShape, Keys, mla_attention};
 use crate::bench::{Case, Unit, Work};
 use crate::cache::{IndexCodec, LatentCodec, PAGE_ROWS, Paged};
@@ -19,7 +19,7 @@ const CHOICES: usize = 64;
 
 pub(super) fn cases(ctx: &Ctx, s: &Shapes) -> Vec<Case> {
     let mut cases = Vec::new();
-    for encoding in index_encodings() {
+    for encoding in [KvEncoding::Bf16, KvEncoding::Fp8, KvEncoding::Int8Index] {
         let pool = Arc::new(IndexPool::new(s, encoding));
         cases.extend([1, QUERIES].map(|rows| index(ctx, s, &pool, rows)));
     }

@@ -16,7 +16,8 @@ impl Report {
     pub(in super::super) fn table(&self) -> String {
         let mut out = self.head();
         for curve in &self.curves {
-            let decode = format!("Decode, {} cache, {} sequences: ms for a token of the layer", curve.kv, self.sizes.batch);
+            let decode =
+                format!("Decode, {} cache, {} sequences: ms for a token of the layer", curve.kv, self.sizes.batch);
             section(&mut out, &decode, curve, |p| p.decode);
             let rows = self.sizes.rows;
             let chunk = format!("chunks of {} by their last {rows} rows", self.sizes.chunk);

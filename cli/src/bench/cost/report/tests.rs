@@ -4,8 +4,8 @@ use hadal_kernels::Ctx;
 use hadal_types::Dtype;
 
 use super::*;
-use crate::bench::machine::Cache;
 use crate::bench::cost::shape::Shape;
+use crate::bench::machine::Cache;
 use crate::plot::svg;
 
 fn cost(scan: f64, attention: f64, rest: f64) -> Cost {
@@ -95,13 +95,18 @@ fn dollars_are_those_of_all_layers() {
     let dsa = &json["curves"][0]["points"][1]["decode"]["dsa"];
     assert!((dsa["dollars_per_million_tokens"].as_f64().unwrap() - 0.005 * 61.0 * 1000.0).abs() < 1e-6, "{dsa}");
     assert!(report.table().contains("305.00") && report.table().contains("61 layers"), "{}", report.table());
-    assert_eq!(self::report(None).json()["curves"][0]["points"][1]["decode"]["dsa"]["dollars_per_million_tokens"], Value::Null);
+    assert_eq!(
+        self::report(None).json()["curves"][0]["points"][1]["decode"]["dsa"]["dollars_per_million_tokens"],
+        Value::Null
+    );
 }
 
 #[test]
 fn the_table_has_every_position_and_says_what_the_rival_reaches() {
     let table = report(None).table();
-    for part in ["16 experts resident", "Decode, bf16 cache, 32 sequences", "131072", "26.00", "3.75", "at 128K ÷ at 4K"] {
+    for part in
+        ["16 experts resident", "Decode, bf16 cache, 32 sequences", "131072", "26.00", "3.75", "at 128K ÷ at 4K"]
+    {
         assert!(table.contains(part), "{part}\n{table}");
     }
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
