@@ -92,11 +92,7 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     let (client, model) = options.served.connect().await?;
     let lengths = Lengths::of(&options, &model)?;
     if let Some(path) = &options.svg {
-<<<<<<< HEAD
         files::writable(path)?;
-=======
-        run::writable(path)?;
->>>>>>> 5206d40 (bench cost: one layer of V3.2 against position, dense and sparse)
     }
     if options.needles > 0 && lengths.distances.is_empty() {
         let (v1::Model { name, context_tokens: context, .. }, [shortest, ..]) = (&model, DISTANCES);
@@ -105,11 +101,7 @@ pub(crate) async fn run(options: Options) -> Result<Exit, Fault> {
     }
     let report = measured(&options, &lengths, &text, Ask::new(client, model.clone()), &model).await?;
     if let Some(path) = &options.svg {
-<<<<<<< HEAD
         files::write(path, &plot::svg(&report.plots()))?;
-=======
-        run::write(path, &plot::svg(&report.plots()))?;
->>>>>>> 5206d40 (bench cost: one layer of V3.2 against position, dense and sparse)
     }
     let shown = if options.json {
         serde_json::to_string_pretty(&report.json()).or_exit(Exit::Software)?

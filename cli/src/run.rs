@@ -1,9 +1,7 @@
 //! Running parts to their end: logs, signals, what is announced, and the drain.
 
-use std::fs::OpenOptions;
 use std::future::Future;
 use std::io::Write;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hadal_shell::config::FileOption;
@@ -79,34 +77,6 @@ pub(crate) fn print(report: &str) -> Result<(), Fault> {
     }
 }
 
-/// Whether a file can be written, as it is wanted only after the measuring, which takes minutes. What is there is left as
-/// it is, and so is a place where nothing is.
-///
-/// # Errors
-/// When it cannot.
-pub(crate) fn writable(path: &Path) -> Result<(), Fault> {
-    let tried = match OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            OpenOptions::new().append(true).open(path).map(drop)
-        }
-        Err(error) => Err(error),
-    };
-    tried.map_err(|error| unwritten(path, &error))
-}
-
-/// Writes a file.
-///
-/// # Errors
-/// When it cannot be written.
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), Fault> {
-    std::fs::write(path, text).map_err(|error| unwritten(path, &error))
-}
-
-fn unwritten(path: &Path, error: &std::io::Error) -> Fault {
-    Fault::say(Exit::Io, format!("cannot write {}: {error}", path.display()))
-}
-
 async fn until_drained(
     options: &RunOptions,
     start: impl Future<Output = Result<Running, Fault>>,
@@ -148,21 +118,4 @@ fn announce(options: &RunOptions, running: &Running) {
         false => writeln!(stdout, "{}", running.text),
     });
     drop(stdout.flush());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whether_a_file_can_be_written_shows_and_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("curves.svg");
-        writable(&path).unwrap();
-        assert!(!path.exists());
-        std::fs::write(&path, "from before").unwrap();
-        writable(&path).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "from before");
-        assert!(writable(folder.path()).is_err() && writable(&folder.path().join("no/curves.svg")).is_err());
-    }
 }

@@ -20,7 +20,7 @@ use hadal_types::KvEncoding;
 
 use crate::fault::{Fault, OrExit};
 use crate::progress::Progress;
-use crate::{engine, plot, run};
+use crate::{engine, files, plot, run};
 use layer::Engine;
 use sizes::Sizes;
 
@@ -95,7 +95,7 @@ fn dollars(text: &str) -> Result<f64, String> {
 pub(crate) fn run(options: &Options) -> Result<Exit, Fault> {
     let sizes = Sizes::of(options)?;
     if let Some(path) = &options.svg {
-        run::writable(path)?;
+        files::writable(path)?;
     }
     let pool = engine::pool(options.threads)?;
     let clock = super::clock::Clock::of(pool.threads());
@@ -104,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit, Fault> {
     let report = measure::measure(&engine, &sizes, options.dollars_per_hour, &progress)?;
     drop(progress);
     if let Some(path) = &options.svg {
-        run::write(path, &plot::svg(&report.plots()))?;
+        files::write(path, &plot::svg(&report.plots()))?;
     }
     run::print(&match options.json {
         true => serde_json::to_string_pretty(&report.json()).or_exit(Exit::Software)?,
