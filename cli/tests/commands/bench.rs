@@ -128,7 +128,7 @@ fn cost_refuses_what_it_cannot_measure() {
         (&["--positions", "200000"], 64, "163840"),
         (&["--kv", "fp4"], 64, "fp4"),
         (&["--batch", "0"], 64, "--batch"),
-        (&["--dollars-per-hour", "-1"], 64, "above 0"),
+        (&["--dollars-per-hour=-1"], 64, "above 0"),
         (&["--chunk", "64", "--rows", "65"], 64, "--rows 65"),
         (&["--batch", "1024", "--positions", "163840", "--kv", "f32"], 69, "smaller --batch"),
         (&["--svg", "/nowhere/cost.svg"], 74, "/nowhere/cost.svg"),

@@ -102,7 +102,7 @@ impl Report {
             let figure = |key: &str| growth[key].as_f64().unwrap_or(f64::NAN);
             let _ = writeln!(
                 out,
-                "DSA decode with {} at 128K ÷ at 4K: scan and attention {:.2}, the scan alone {:.2}, the whole layer {:.2}.",
+                "DSA decode, {}, at 128K ÷ at 4K: scan and attention {:.2}, scan {:.2}, whole layer {:.2}.",
                 curve.kv,
                 figure("scan_and_attention"),
                 figure("scan"),
