@@ -16,6 +16,8 @@ pub enum WeightRef<'a> {
     F32(&'a [f32]),
     /// bfloat16 bits.
     Bf16(&'a [u16]),
+    /// The same as a file has them: little endian, at any alignment.
+    Bf16Bytes(&'a [[u8; 2]]),
     /// e4m3 codes with one scale for each block of `block[0]` rows and `block[1]` columns,
     /// [ceil(n / block[0]), ceil(k / block[1])]; value = code × scale.
     Fp8 {
@@ -33,6 +35,7 @@ impl WeightRef<'_> {
         match self {
             WeightRef::F32(d) => d.len(),
             WeightRef::Bf16(d) => d.len(),
+            WeightRef::Bf16Bytes(d) => d.len(),
             WeightRef::Fp8 { data, .. } => data.len(),
         }
     }
@@ -133,10 +136,7 @@ impl WeightSlice<'_> {
             }
         } else {
             for (column, row) in outputs.map(|o| start + o).enumerate() {
-                let values = &data[row * width..][k.clone()];
-                for (line, values) in out.iter_mut().zip(values.chunks(T::LINE_K)) {
-                    values.iter().enumerate().for_each(|(k, &value)| value.put(line, column, k));
-                }
+                T::put_row(&data[row * width..][k.clone()], column, out);
             }
         }
     }
@@ -148,6 +148,12 @@ trait Weight: Copy + Send + Sync {
     const LINE_K: usize;
     /// Puts it into a line that is zero there.
     fn put(self, line: &mut Line, column: usize, k: usize);
+    /// Puts the weights of one output, the first of which begins a line, into lines that are zero there.
+    fn put_row(values: &[Self], column: usize, out: &mut [Line]) {
+        for (line, values) in out.iter_mut().zip(values.chunks(Self::LINE_K)) {
+            values.iter().enumerate().for_each(|(k, &value)| value.put(line, column, k));
+        }
+    }
 }
 
 impl Weight for f32 {
@@ -163,6 +169,33 @@ impl Weight for u16 {
     #[inline]
     fn put(self, line: &mut Line, column: usize, k: usize) {
         line.0[column] |= u32::from(self) << (16 * k);
+    }
+    fn put_row(values: &[Self], column: usize, out: &mut [Line]) {
+        put_pairs(values, column, out, |value| value);
+    }
+}
+
+impl Weight for [u8; 2] {
+    const LINE_K: usize = 2;
+    #[inline]
+    fn put(self, line: &mut Line, column: usize, k: usize) {
+        u16::from_le_bytes(self).put(line, column, k);
+    }
+    fn put_row(values: &[Self], column: usize, out: &mut [Line]) {
+        put_pairs(values, column, out, u16::from_le_bytes);
+    }
+}
+
+/// Writes two of an output's weights at once: a word of a line is just these, and loading does little else.
+#[inline]
+fn put_pairs<T: Copy>(values: &[T], column: usize, out: &mut [Line], bits: impl Fn(T) -> u16) {
+    let (pairs, last) = values.as_chunks::<2>();
+    let bits = |value: T| u32::from(bits(value));
+    for (line, [even, odd]) in out.iter_mut().zip(pairs) {
+        line.0[column] = bits(*even) | bits(*odd) << 16;
+    }
+    if let ([last], Some(line)) = (last, out.get_mut(pairs.len())) {
+        line.0[column] = bits(*last);
     }
 }
 
@@ -219,6 +252,10 @@ impl Linear {
                 (Encoding::F32, depth, slice.lines(ctx, d, depth), Vec::new())
             }
             WeightRef::Bf16(d) => {
+                let depth = Depth::whole(Encoding::Bf16, k);
+                (Encoding::Bf16, depth, slice.lines(ctx, d, depth), Vec::new())
+            }
+            WeightRef::Bf16Bytes(d) => {
                 let depth = Depth::whole(Encoding::Bf16, k);
                 (Encoding::Bf16, depth, slice.lines(ctx, d, depth), Vec::new())
             }
@@ -309,6 +346,7 @@ impl Embedding {
         let table = match weight {
             WeightRef::F32(d) => Table::F32(d.to_vec()),
             WeightRef::Bf16(d) => Table::Bf16(d.to_vec()),
+            WeightRef::Bf16Bytes(d) => Table::Bf16(d.iter().map(|&bits| u16::from_le_bytes(bits)).collect()),
             WeightRef::Fp8 { .. } => {
                 let packed = Linear::pack(weight, tokens, width)?;
                 Table::F32((0..tokens).flat_map(|t| packed.row_f32(t)).collect())

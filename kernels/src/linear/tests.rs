@@ -237,11 +237,29 @@ fn wrong_shapes_and_nan_weights_are_refused() {
 }
 
 #[test]
+fn bytes_of_a_file_pack_as_the_numbers_that_they_are() {
+    for (n, k) in SHAPES {
+        let case = Case::new(n, k, [128, 128]);
+        let bytes: Vec<[u8; 2]> = case.bf16.iter().map(|bits| bits.to_le_bytes()).collect();
+        let pack = |weight: WeightRef<'_>, rows: std::ops::Range<usize>, transposed| {
+            let slice = WeightSlice { weight, shape: [n, k], rows, transposed };
+            let linear = Linear::pack_slice(&Ctx::serial(), &slice).unwrap();
+            (0..linear.n()).flat_map(|output| linear.row_f32(output)).collect::<Vec<_>>()
+        };
+        for (rows, transposed) in [(0..n, false), (n / 3..n, false), (n / 3..n, true)] {
+            let packed = pack(WeightRef::Bf16Bytes(&bytes), rows.clone(), transposed);
+            assert_eq!(packed, pack(WeightRef::F32(&case.f32()), rows, transposed), "{n} {k} {transposed}");
+        }
+    }
+}
+
+#[test]
 fn embedding_rows_are_those_of_the_table() {
     let case = Case::new(10, 6, [128, 128]);
     for (weight, values) in [
         (WeightRef::F32(&case.f32()), case.f32()),
         (WeightRef::Bf16(&case.bf16), case.f32()),
+        (WeightRef::Bf16Bytes(&case.bf16.iter().map(|bits| bits.to_le_bytes()).collect::<Vec<_>>()), case.f32()),
         (case.fp8(), case.dequantised()),
     ] {
         let table = Embedding::new(weight, 10, 6).unwrap();

@@ -33,12 +33,6 @@ impl Tensor<'_> {
         })
     }
 
-    /// The bits of bf16 elements; none for other types.
-    pub fn to_bf16(&self) -> Option<Vec<u16>> {
-        let bits = || self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
-        (self.dtype == TensorType::Bf16).then(bits)
-    }
-
     /// Integers; none for other types.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         Some(match self.dtype {

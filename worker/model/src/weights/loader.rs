@@ -69,10 +69,10 @@ pub enum LoadError {
 
 const PLAIN: &str = "BF16, F32 or F16";
 
-/// A tensor read into the form that packing takes.
+/// A tensor in the form that packing takes: read, or left where it lies.
 enum Values {
     F32(Vec<f32>),
-    Bf16(Vec<u16>),
+    Bf16,
     Fp8 { scales: Vec<f32>, block: [usize; 2] },
 }
 
@@ -208,7 +208,7 @@ impl<'a> Loader<'a> {
 
     fn values(&self, tensor: &Tensor<'_>) -> Result<Values, LoadError> {
         match tensor.dtype {
-            TensorType::Bf16 => tensor.to_bf16().map(Values::Bf16),
+            TensorType::Bf16 => Some(Values::Bf16),
             TensorType::E4m3 => {
                 let (scales, block) = self.scales(tensor)?;
                 scales.to_f32().map(|scales| Values::Fp8 { scales, block })
@@ -236,7 +236,7 @@ impl<'a> Loader<'a> {
 fn weight<'v>(values: &'v Values, tensor: &Tensor<'v>) -> WeightRef<'v> {
     match values {
         Values::F32(v) => WeightRef::F32(v),
-        Values::Bf16(v) => WeightRef::Bf16(v),
+        Values::Bf16 => WeightRef::Bf16Bytes(tensor.bytes.as_chunks().0),
         Values::Fp8 { scales, block } => WeightRef::Fp8 { data: tensor.bytes, scales, block: *block },
     }
 }
