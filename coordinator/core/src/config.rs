@@ -23,6 +23,8 @@ pub struct Config {
     pub snapshot_wait: Duration,
     /// Cache events of one worker that are kept while its snapshot arrives.
     pub snapshot_events_max: usize,
+    /// Blocks of a part that a worker may have in a tier of which its ledger says nothing, as host memory and disk.
+    pub tier_blocks_max: u64,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             lease: Duration::from_secs(30),
             snapshot_wait: Duration::from_secs(10),
             snapshot_events_max: 1 << 16,
+            tier_blocks_max: 1 << 22,
         }
     }
 }

@@ -16,11 +16,14 @@ use crate::fleet::{Beat, Fleet, Worker, WorkerView};
 use crate::placing::{LOOKAHEAD, never};
 use crate::policy::Policy;
 use crate::queue::{Queue, Waiting};
-use crate::sync::{Context, Sync};
+use crate::sync::{Context, Step, Sync};
 
 /// Bounds of what a router is told to wait before it tries again.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Segments of the directory that a tick rids of what lost workers held: a millisecond with ten million blocks.
+const SEGMENTS_A_TICK: usize = 16;
 
 /// A placement whose lease runs.
 #[derive(Debug)]
@@ -132,10 +135,11 @@ impl Core {
         match event {
             Event::Registered { connection, worker } => self.register(connection, *worker),
             Event::Heartbeat { connection, heartbeat } => self.heartbeat(connection, heartbeat),
-            Event::CacheEvents { connection, events } => {
+            Event::CacheEvents { connection, mut events } => {
                 let Some((slot, life)) = self.sender(connection) else { return };
-                let (events, old): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| e.incarnation == life);
-                self.counters.discard(Discarded::OldIncarnation, old.len());
+                let all = events.len();
+                events.retain(|event| event.incarnation == life);
+                self.counters.discard(Discarded::OldIncarnation, all - events.len());
                 self.follow(slot, |sync, context| sync.events(&events, context));
             }
             Event::CacheSnapshot { connection, chunk } => self.snapshot(connection, &chunk),
@@ -177,10 +181,7 @@ impl Core {
         let slot = self.fleet.insert(Worker::new(info, connection, self.now));
         self.out.push(Command::Accept { connection });
         // Also of a worker that has just started: one that outlived a coordinator has a cache, and says nothing of it.
-        self.follow(slot, |sync, context| {
-            sync.restart(context);
-            true
-        });
+        self.follow(slot, Sync::restart);
         self.pump.insert(model);
         self.changed(true);
     }
@@ -221,18 +222,25 @@ impl Core {
         found
     }
 
-    /// Has the directory follow a worker, and asks it for a snapshot when that is needed.
-    fn follow(&mut self, slot: Slot, step: impl FnOnce(&mut Sync, &mut Context<'_>) -> bool) {
+    /// Has the directory follow a worker; asks it for a snapshot when that is needed, and takes it out when what it says
+    /// cannot be true.
+    fn follow(&mut self, slot: Slot, step: impl FnOnce(&mut Sync, &mut Context<'_>) -> Step) {
         let Some(worker) = self.fleet.get_mut(slot) else { return };
         let mut context = Context {
             now: self.now,
             slot,
             directory: &mut self.directory,
             counters: &mut self.counters,
+            ledger: &worker.ledger,
             events_max: self.config.snapshot_events_max,
+            blocks_max: self.config.tier_blocks_max,
         };
-        if step(&mut worker.sync, &mut context) {
-            self.out.push(Command::SnapshotWanted { connection: worker.connection });
+        match step(&mut worker.sync, &mut context) {
+            Step::Nothing => {}
+            Step::SnapshotWanted => self.out.push(Command::SnapshotWanted { connection: worker.connection }),
+            Step::Impossible(problem) => {
+                self.disconnect(slot, Loss::Silent, format!("its cache events were refused: {problem}"), false);
+            }
         }
     }
 
@@ -364,6 +372,7 @@ impl Core {
     }
 
     fn tick(&mut self) {
+        self.directory.tidy(SEGMENTS_A_TICK);
         let (now, lost_after, wait) = (self.now, self.config.lost_after, self.config.snapshot_wait);
         // A coordinator that was stopped or starved has not read what the workers sent meanwhile.
         let pause = now - std::mem::replace(&mut self.ticked, now);
@@ -379,10 +388,7 @@ impl Core {
         let overdue: Vec<Slot> =
             self.fleet.workers().filter(|(_, w)| w.sync.overdue(now, wait)).map(|(slot, _)| slot).collect();
         for slot in overdue {
-            self.follow(slot, |sync, context| {
-                sync.restart(context);
-                true
-            });
+            self.follow(slot, Sync::restart);
         }
         let Some(since) = now.checked_sub(self.config.no_worker_wait) else { return };
         let fleet = &self.fleet;

@@ -63,7 +63,7 @@ pub enum Loss {
     Left,
     /// Its connection ended.
     Disconnected,
-    /// It sent no heartbeats, or impossible ones.
+    /// It sent no heartbeats, or said what cannot be true.
     Silent,
     /// Another process registered under its id.
     Replaced,

@@ -1,225 +1,246 @@
-//! Which workers hold which blocks: one flat table from chain hash to holders.
+//! Which workers hold which blocks: one flat table from chain hash to holders (docs/adr/0011).
 //!
 //! ```text
-//! table: chain hash ──► One(holder) | Many([holder, ..])     holder: slot, epoch, parts in each tier
-//! slots: slot ──► epoch, blocks                              a holder of an older epoch is stale
+//! table   chain hash ──► nobody, a holder, or a run of holders          a holder is an id and six bits:
+//! ids     id ──► slot, or nobody any more: then its holders are dead     a part in a tier each
+//! slots   slot ──► id, blocks, blocks of each part in each tier
 //! ```
 //!
-//! A worker holds the parents of every block that it holds and tells of them in that order, so the longest match is a
-//! search for the last block that it holds, not a walk through a tree. To forget a worker is to raise its slot's epoch;
-//! the stale holders are swept out once they are the larger half, so that forgetting costs nothing per block in the end.
-//! The table is a belief: the worker verifies it when it reserves.
+//! To forget a worker is to take its id away from its slot: nothing that it held is found from then on, and what it
+//! reports next goes under a new id. The dead holders are swept out piece by piece, by later changes and by
+//! [`Directory::tidy`]; an id is used again once no holder has it. The table is a belief: the worker verifies it when it
+//! reserves.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+mod search;
+mod sets;
+mod table;
 
-use hadal_types::{CacheChange, ChainHash, Part, PartSet, Tier};
+use std::collections::BTreeSet;
+
+use hadal_types::{CacheChange, CacheEvent, ChainHash, Part, PartSet, Tier};
+
+pub use search::Match;
+use search::Source;
+use sets::{HELD_BITS, Holder, IDS_MAX, Sets};
+use table::{Key, SEGMENTS, Table};
 
 /// Position of a worker in the fleet's table; reused.
-pub(crate) type Slot = u16;
+pub type Slot = u16;
 
 const TIERS: usize = 3;
 const PART_BITS: usize = Part::ALL.len();
-const _: () = assert!(TIERS * PART_BITS <= u16::BITS as usize);
+const HELD: usize = TIERS * PART_BITS;
+const _: () = assert!(HELD == HELD_BITS as usize);
 
-/// Stale holders below this number are not worth a sweep.
+/// Dead holders below this number are not worth a sweep.
 const SWEEP_MIN: usize = 1024;
-
-/// Chain hashes are hashes already: their first bytes do.
-#[derive(Default)]
-pub(crate) struct ChainHasher(u64);
-
-impl Hasher for ChainHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // The length prefix of the array comes as a write of its own; only the hash's own bytes count.
-        if let Some(first) = bytes.first_chunk::<8>() {
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {}
-}
+/// Ids without a worker that are not worth one.
+const RETIRED_MAX: usize = 4096;
+/// Changes for each of which a sweep goes on by one of the table's segments.
+const SWEEP_EVERY: usize = 64;
+/// Changes whose places are asked for together.
+const BATCH: usize = 64;
 
 /// What happened to a block on a worker.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Change {
-    pub(crate) change: CacheChange,
-    pub(crate) parts: PartSet,
-    pub(crate) tier: Tier,
+pub struct Change {
+    /// The block.
+    pub hash: ChainHash,
+    /// What happened.
+    pub change: CacheChange,
+    /// To which parts.
+    pub parts: PartSet,
+    /// In which tier.
+    pub tier: Tier,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Holder {
-    epoch: u32,
-    slot: Slot,
-    /// `PART_BITS` bits for each tier.
-    held: u16,
-}
-
-impl Holder {
-    fn parts(self) -> PartSet {
-        let all = (0..TIERS).fold(0, |bits, tier| bits | self.held >> (tier * PART_BITS));
-        PartSet::from_bits(u32::from(all))
+impl From<&CacheEvent> for Change {
+    fn from(event: &CacheEvent) -> Self {
+        Self { hash: event.hash, change: event.change, parts: event.parts, tier: event.tier }
     }
 }
 
-/// Ordered by slot, each slot once; 16 bytes, as most blocks have one holder.
-#[derive(Debug)]
-enum Holders {
-    One(Holder),
-    Many(Box<[Holder]>),
-}
-
-impl Holders {
-    fn as_slice(&self) -> &[Holder] {
-        match self {
-            Holders::One(holder) => std::slice::from_ref(holder),
-            Holders::Many(holders) => holders,
-        }
-    }
-
-    fn from_vec(holders: Vec<Holder>) -> Option<Self> {
-        match holders.as_slice() {
-            [] => None,
-            [holder] => Some(Holders::One(*holder)),
-            _ => Some(Holders::Many(holders.into_boxed_slice())),
-        }
-    }
-}
-
+/// What is known of a slot.
 #[derive(Clone, Copy, Debug, Default)]
-struct SlotState {
-    epoch: u32,
+struct Holding {
+    /// None before anything is stored.
+    id: Option<u32>,
     blocks: usize,
+    held: [u32; HELD],
+}
+
+/// A pass over the table that removes dead holders.
+#[derive(Debug)]
+struct Sweep {
+    /// The segment that comes next.
+    segment: usize,
+    /// Ids that nobody had when it began, and that no holder has when it ends.
+    ids: Vec<u32>,
 }
 
 /// The directory of cached blocks.
 #[derive(Debug, Default)]
-pub(crate) struct Directory {
-    table: HashMap<ChainHash, Holders, BuildHasherDefault<ChainHasher>>,
-    slots: Vec<SlotState>,
+pub struct Directory {
+    table: Table,
+    sets: Sets,
+    ids: Vec<Option<Slot>>,
+    slots: Vec<Holding>,
+    free: BTreeSet<u32>,
+    retired: Vec<u32>,
+    sweep: Option<Sweep>,
     live: usize,
-    stale: usize,
+    dead: usize,
+    /// Changes since the sweep last went on.
+    changes: usize,
 }
 
 impl Directory {
     /// Pairs of block and worker.
-    pub(crate) fn blocks(&self) -> usize {
+    pub fn blocks(&self) -> usize {
         self.live
     }
 
-    /// What a worker holds of a block, in any tier.
-    pub(crate) fn held(&self, slot: Slot, hash: ChainHash) -> PartSet {
-        self.holder(self.holders(hash), slot).map_or(PartSet::EMPTY, Holder::parts)
+    /// Blocks of which a worker holds a part in a tier.
+    pub fn blocks_of(&self, slot: Slot, part: Part, tier: Tier) -> u64 {
+        self.slots.get(usize::from(slot)).map_or(0, |s| u64::from(s.held[tier as usize * PART_BITS + part.index()]))
     }
 
-    /// Takes a change of a block on a worker in.
-    pub(crate) fn apply(&mut self, slot: Slot, hash: ChainHash, change: Change) {
-        let bits = (change.parts.bits() as u16) << (change.tier as usize * PART_BITS);
-        let index = usize::from(slot);
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, SlotState::default());
+    /// What a worker holds of a block, in any tier.
+    pub fn held(&self, slot: Slot, hash: ChainHash) -> PartSet {
+        let id = self.slots.get(usize::from(slot)).and_then(|s| s.id);
+        let word = self.table.get(Key::new(hash));
+        let held = id.zip(word).map_or(0, |(id, word)| self.sets.held(word, id));
+        let parts = (0..TIERS).fold(0, |bits, tier| bits | held >> (tier * PART_BITS));
+        PartSet::from_bits(u32::from(parts))
+    }
+
+    /// How many leading blocks of a chain each worker holds; workers without the first one are left out. The order means
+    /// nothing, but is always the same.
+    pub fn matches(&self, chain: &[ChainHash]) -> Vec<Match> {
+        search::matches(&Chain { directory: self, chain }, chain.len())
+    }
+
+    /// Takes in what happened on a worker, in order.
+    pub fn apply<T>(&mut self, slot: Slot, changes: &[T], change: impl Fn(&T) -> Change) {
+        if changes.is_empty() {
+            return;
         }
-        let epoch = self.slots[index].epoch;
-        let mut holders = match self.table.remove(&hash) {
-            None => Vec::new(),
-            Some(Holders::One(holder)) => vec![holder],
-            Some(Holders::Many(holders)) => holders.into_vec(),
-        };
-        let before = holders.len();
-        holders.retain(|h| self.slots.get(usize::from(h.slot)).is_some_and(|s| s.epoch == h.epoch));
-        self.stale -= before - holders.len();
-        let at = holders.binary_search_by_key(&slot, |h| h.slot);
-        let held = at.map_or(0, |at| holders[at].held);
-        let now = if change.change == CacheChange::Stored { held | bits } else { held & !bits };
-        match at {
-            Ok(at) if now == 0 => _ = holders.remove(at),
-            Ok(at) => holders[at].held = now,
-            Err(_) if now == 0 => {}
-            Err(at) => holders.insert(at, Holder { epoch, slot, held: now }),
+        let id = self.id(slot);
+        for batch in changes.chunks(BATCH) {
+            let mut keys = [Key::default(); BATCH];
+            let keys = &mut keys[..batch.len()];
+            keys.iter_mut().zip(batch).for_each(|(key, of)| *key = Key::new(change(of).hash));
+            self.table.touch(keys);
+            for (key, of) in keys.iter().zip(batch) {
+                self.change(slot, id, *key, change(of));
+            }
         }
-        let (was, is) = (usize::from(held != 0), usize::from(now != 0));
-        self.live = self.live + is - was;
-        self.slots[index].blocks = self.slots[index].blocks + is - was;
-        if let Some(holders) = Holders::from_vec(holders) {
-            self.table.insert(hash, holders);
-        }
+        self.changes += changes.len();
+        self.tidy(self.changes / SWEEP_EVERY);
+        self.changes %= SWEEP_EVERY;
     }
 
     /// Forgets all that a worker holds.
-    pub(crate) fn forget(&mut self, slot: Slot) {
-        let Some(state) = self.slots.get_mut(usize::from(slot)) else { return };
-        state.epoch = state.epoch.wrapping_add(1);
-        self.live -= state.blocks;
-        self.stale += state.blocks;
-        state.blocks = 0;
-        if self.stale > SWEEP_MIN.max(self.live) {
-            self.sweep();
+    pub fn forget(&mut self, slot: Slot) {
+        let Some(of) = self.slots.get_mut(usize::from(slot)).filter(|of| of.blocks > 0) else { return };
+        let Holding { id, blocks, .. } = std::mem::take(of);
+        self.live -= blocks;
+        self.dead += blocks;
+        if let Some(id) = id {
+            self.ids[id as usize] = None;
+            self.retired.push(id);
         }
     }
 
-    /// How many leading blocks of a chain each worker holds with all of `wanted`, ordered by slot; workers with none
-    /// are left out.
-    ///
-    /// A range of blocks whose first and last a worker holds is held throughout, so ranges are halved until all their
-    /// workers agree: at most `log2(chain)` look-ups a worker, whatever the length.
-    pub(crate) fn matches(&self, chain: &[ChainHash], wanted: PartSet) -> Vec<(Slot, u32)> {
-        let mut found = Vec::new();
-        let Some(first) = chain.first() else { return found };
-        let of_first = self.holders(*first).iter().filter(|h| self.is_live(h) && h.parts().contains_all(wanted));
-        let mut ranges = vec![(0, chain.len(), of_first.map(|h| h.slot).collect::<Vec<Slot>>())];
-        // Every worker of a range holds the blocks up to `from`, and none holds block `to`.
-        while let Some((from, to, slots)) = ranges.pop() {
-            if slots.is_empty() {
-                continue;
+    /// Sweeps dead holders out of so many segments of the table, if there are enough of them.
+    pub fn tidy(&mut self, segments: usize) {
+        for _ in 0..segments {
+            if self.sweep.is_none() && self.dead <= SWEEP_MIN.max(self.live / 4) && self.retired.len() <= RETIRED_MAX {
+                return;
             }
-            if to - from == 1 {
-                found.extend(slots.into_iter().map(|slot| (slot, to as u32)));
-                continue;
+            let retired = &mut self.retired;
+            let sweep = self.sweep.get_or_insert_with(|| Sweep { segment: 0, ids: std::mem::take(retired) });
+            let (sets, ids, dead) = (&mut self.sets, &self.ids, &mut self.dead);
+            self.table.update_segment(sweep.segment, |word| {
+                let (word, purged) = sets.purge(word, |id| ids[id as usize].is_some());
+                *dead -= purged;
+                word
+            });
+            sweep.segment += 1;
+            if sweep.segment == SEGMENTS
+                && let Some(sweep) = self.sweep.take()
+            {
+                self.free.extend(sweep.ids);
             }
-            let middle = from + (to - from) / 2;
-            let holders = self.holders(chain[middle]);
-            let holds = |slot: &Slot| self.holder(holders, *slot).is_some_and(|h| h.parts().contains_all(wanted));
-            let (further, rest) = slots.into_iter().partition(holds);
-            ranges.push((from, middle, rest));
-            ranges.push((middle, to, further));
         }
-        found.sort_unstable();
-        found
     }
 
-    /// The holders of a block, ordered by slot; some may be stale.
-    fn holders(&self, hash: ChainHash) -> &[Holder] {
-        self.table.get(&hash).map_or(&[], Holders::as_slice)
-    }
-
-    fn holder(&self, holders: &[Holder], slot: Slot) -> Option<Holder> {
-        let at = holders.binary_search_by_key(&slot, |h| h.slot).ok()?;
-        Some(holders[at]).filter(|h| self.is_live(h))
-    }
-
-    fn is_live(&self, holder: &Holder) -> bool {
-        self.slots.get(usize::from(holder.slot)).is_some_and(|s| s.epoch == holder.epoch)
-    }
-
-    fn sweep(&mut self) {
-        let slots = &self.slots;
-        self.table.retain(|_, holders| {
-            let live: Vec<Holder> =
-                holders.as_slice().iter().copied().filter(|h| slots[usize::from(h.slot)].epoch == h.epoch).collect();
-            let kept = Holders::from_vec(live);
-            let keep = kept.is_some();
-            if let Some(kept) = kept {
-                *holders = kept;
+    fn change(&mut self, slot: Slot, id: u32, key: Key, change: Change) {
+        let bits = (change.parts.bits() as u8) << (change.tier as usize * PART_BITS);
+        let stored = change.change == CacheChange::Stored;
+        let Self { table, sets, ids, dead, live, slots, .. } = self;
+        let of = &mut slots[usize::from(slot)];
+        table.update(key, |word| {
+            let change = |held| if stored { held | bits } else { held & !bits };
+            let changed = sets.change(word, id, change, |id| ids[id as usize].is_some());
+            let (was, is) = (usize::from(changed.before != 0), usize::from(changed.after != 0));
+            *dead -= changed.purged;
+            *live = *live + is - was;
+            of.blocks = of.blocks + is - was;
+            let mut differ = changed.before ^ changed.after;
+            while differ != 0 {
+                let count = &mut of.held[differ.trailing_zeros() as usize];
+                *count = if stored { *count + 1 } else { *count - 1 };
+                differ &= differ - 1;
             }
-            keep
+            changed.word
         });
-        self.table.shrink_to_fit();
-        self.stale = 0;
+    }
+
+    /// The id under which a worker's blocks are kept.
+    fn id(&mut self, slot: Slot) -> u32 {
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, Holding::default());
+        }
+        if let Some(id) = self.slots[index].id {
+            return id;
+        }
+        if self.free.is_empty() && self.ids.len() >= IDS_MAX as usize {
+            // Every slot but few has gone through hundreds of ids since a sweep began.
+            self.tidy(2 * SEGMENTS);
+        }
+        let id = self.free.pop_first().unwrap_or(self.ids.len() as u32);
+        if self.ids.len() <= id as usize {
+            self.ids.push(None);
+        }
+        self.ids[id as usize] = Some(slot);
+        self.slots[index].id = Some(id);
+        id
+    }
+}
+
+/// A chain that is looked for.
+struct Chain<'a> {
+    directory: &'a Directory,
+    chain: &'a [ChainHash],
+}
+
+impl Source for Chain<'_> {
+    fn holders(&self, at: usize) -> &[Holder] {
+        let word = self.directory.table.get(Key::new(self.chain[at]));
+        word.map_or(&[], |word| self.directory.sets.holders(word))
+    }
+
+    fn touch(&self, blocks: &[usize]) {
+        let mut keys = [Key::default(); BATCH];
+        let keys = &mut keys[..blocks.len().min(BATCH)];
+        keys.iter_mut().zip(blocks).for_each(|(key, at)| *key = Key::new(self.chain[*at]));
+        self.directory.table.touch(keys);
+    }
+
+    fn slot(&self, id: u32) -> Option<Slot> {
+        self.directory.ids[id as usize]
     }
 }
 

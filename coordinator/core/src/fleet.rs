@@ -23,6 +23,7 @@ pub(crate) struct Worker {
     pub(crate) info: WorkerInfo,
     pub(crate) connection: ConnectionId,
     pub(crate) ledger: Ledger,
+    room: Room,
     pub(crate) parts: PartSet,
     pub(crate) draining: bool,
     /// It said that it would leave; no heartbeat takes that back.
@@ -36,6 +37,25 @@ pub(crate) struct Worker {
     pub(crate) sync: Sync,
     /// A hash of its id, for ranks.
     pub(crate) key: u64,
+}
+
+/// What placing asks of a ledger, for thousands of workers a request.
+#[derive(Debug)]
+struct Room {
+    tokens_max: u64,
+    blocks_available: u64,
+    /// Of the part that has the most.
+    pages_cached: u64,
+}
+
+impl Room {
+    fn of(ledger: &Ledger) -> Self {
+        Self {
+            tokens_max: ledger.tokens_max(),
+            blocks_available: ledger.blocks_available(),
+            pages_cached: ledger.parts.iter().map(|p| p.pages_cached).max().unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// What a heartbeat did.
@@ -54,6 +74,7 @@ impl Worker {
         Self {
             connection,
             ledger: info.ledger.clone(),
+            room: Room::of(&info.ledger),
             parts: info.geometry.parts(),
             draining: false,
             leaving: false,
@@ -70,7 +91,12 @@ impl Worker {
 
     /// The longest sequence that it could ever hold, in tokens.
     pub(crate) fn tokens_max(&self) -> u64 {
-        self.ledger.tokens_max().min(u64::from(self.info.context_tokens))
+        self.room.tokens_max.min(u64::from(self.info.context_tokens))
+    }
+
+    /// Blocks that it could take now, evicting what no request uses.
+    pub(crate) fn blocks_available(&self) -> u64 {
+        self.room.blocks_available
     }
 
     /// Requests that it has or will soon have.
@@ -83,9 +109,9 @@ impl Worker {
     /// Cached blocks that no request uses count as available, so using them takes them away. Where it has more of the
     /// request cached than it has idle blocks at all, the rest is in use by others and costs nothing.
     pub(crate) fn fits(&self, blocks: u64, cached: u64) -> Option<u64> {
-        let shared = self.ledger.parts.iter().map(|p| cached.saturating_sub(p.pages_cached)).min().unwrap_or(0);
+        let shared = cached.saturating_sub(self.room.pages_cached);
         let taken = blocks.saturating_sub(shared);
-        (taken + self.pending.blocks() <= self.ledger.blocks_available()).then_some(taken)
+        (taken + self.pending.blocks() <= self.room.blocks_available).then_some(taken)
     }
 
     pub(crate) fn beat(&mut self, now: Duration, mut heartbeat: Heartbeat) -> Beat {
@@ -106,6 +132,7 @@ impl Worker {
         for request in &heartbeat.requests {
             self.pending.remove_all(request);
         }
+        self.room = Room::of(&heartbeat.ledger);
         self.ledger = heartbeat.ledger;
         self.prefill_tokens_queued = heartbeat.prefill_tokens_queued;
         let draining = heartbeat.draining || self.leaving;

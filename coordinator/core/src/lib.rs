@@ -6,7 +6,7 @@
 mod config;
 mod core;
 mod counters;
-mod directory;
+pub mod directory;
 mod event;
 mod fleet;
 mod pending;

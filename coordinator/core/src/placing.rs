@@ -25,12 +25,11 @@ impl Core {
     /// Places what can be placed of a model's waiting requests.
     pub(crate) fn place_waiting(&mut self, model: &str) {
         let mut claimed: BTreeSet<Slot> = BTreeSet::new();
-        let owners = self.fleet.of_model(model).filter(|(_, w)| w.info.role.decodes() && !w.draining).count();
         for class in self.queue.classes(model) {
             let mut blocked = 0;
             let mut after = None;
             // Once every worker is claimed, nobody else has a chance.
-            while blocked < LOOKAHEAD && (blocked == 0 || claimed.len() < owners) {
+            while blocked < LOOKAHEAD && (blocked == 0 || claimed.len() < self.owners(model)) {
                 let Some((key, waiting)) = self.queue.next(model, class, after) else { break };
                 after = Some(key);
                 let place = waiting.place;
@@ -55,6 +54,10 @@ impl Core {
                 }
             }
         }
+    }
+
+    fn owners(&self, model: &str) -> usize {
+        self.fleet.of_model(model).filter(|(_, w)| w.info.role.decodes() && !w.draining).count()
     }
 
     /// Keeps what a plan needs free for it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hadal_types::{BLOCK_TOKENS, ChainHash, NumericsClass, PartSet, Role, blocks_for};
+use hadal_types::{BLOCK_TOKENS, ChainHash, NumericsClass, Role, blocks_for};
 
 use crate::config::Config;
 use crate::counters::Outcome;
@@ -55,8 +55,12 @@ impl Plan {
     }
 }
 
-/// A worker that could take the job now, and the pages it would give.
-type Able = (Candidate, u64);
+/// Workers that could take the job now, and the pages that each would give.
+#[derive(Default)]
+struct Able {
+    candidates: Vec<Candidate>,
+    taken: Vec<u64>,
+}
 
 /// Why no worker could ever hold a request; none while there are no workers, or some could.
 pub(crate) fn never(fleet: &Fleet, request: &PlaceRequest) -> Option<Refusal> {
@@ -146,62 +150,74 @@ impl Search<'_> {
     }
 
     /// Those of `slots` that have room for `blocks` now.
-    fn candidates(&self, slots: impl Iterator<Item = Slot>, blocks: u64, matches: &mut Matches<'_>) -> Vec<Able> {
+    fn candidates(&self, slots: impl Iterator<Item = Slot>, blocks: u64, matches: &mut Matches<'_>) -> Able {
         let prompt = u64::from(matches.request.prompt_tokens);
-        let mut candidates = Vec::new();
+        let mut able = Able::default();
         for (slot, worker) in slots.filter_map(|slot| Some((slot, self.fleet.get(slot)?))) {
-            let blocks_cached = matches.blocks(slot, worker);
+            let of_class = matches.of_class(worker);
+            let blocks_cached = of_class.depths.get(usize::from(slot)).map_or(0, |depth| u64::from(*depth));
             let Some(taken) = worker.fits(blocks, blocks_cached) else { continue };
             // The last token is always computed: its logits are what the first output token is drawn from.
             let cached = (blocks_cached * u64::from(BLOCK_TOKENS)).min(prompt - 1);
-            let candidate = Candidate {
+            able.candidates.push(Candidate {
                 slot,
                 requests: worker.requests_all(),
                 tokens_queued: worker.prefill_tokens_queued + worker.pending.tokens(),
                 tokens_cached: cached,
                 tokens_missing: prompt - cached,
-                blocks_available: worker.ledger.blocks_available() - worker.pending.blocks(),
-                rank: rank(matches.request, worker),
-            };
-            candidates.push((candidate, taken));
+                blocks_available: worker.blocks_available() - worker.pending.blocks(),
+                rank: rank(of_class.leading, worker),
+            });
+            able.taken.push(taken);
         }
-        candidates
+        able
     }
 
-    fn choose(&mut self, job: Job, able: &[Able]) -> Option<Choice> {
-        let candidates: Vec<Candidate> = able.iter().map(|(candidate, _)| *candidate).collect();
-        let (candidate, blocks) = able.get(self.policy.choose(job, &candidates)?)?;
+    fn choose(&mut self, job: Job, able: &Able) -> Option<Choice> {
+        let chosen = self.policy.choose(job, &able.candidates)?;
+        let (candidate, blocks) = (able.candidates.get(chosen)?, able.taken.get(chosen)?);
         Some(Choice {
             slot: candidate.slot,
             blocks: *blocks,
             cached: candidate.tokens_cached,
             missing: candidate.tokens_missing,
-            best: candidates.iter().map(|c| c.tokens_cached).max().unwrap_or(0),
+            best: able.candidates.iter().map(|c| c.tokens_cached).max().unwrap_or(0),
         })
     }
 }
 
-/// Leading blocks that workers have cached, by slot.
-type Depths = Vec<(Slot, u32)>;
+/// What is known of a request's chain in one class, whose workers all keep the same parts.
+struct OfClass {
+    class: NumericsClass,
+    /// Leading blocks that a worker has cached with all its parts, by slot.
+    depths: Vec<u32>,
+    /// A hash of how the request begins.
+    leading: u64,
+}
 
 /// What the directory knows of a request, looked up once for each class.
 struct Matches<'a> {
     directory: &'a Directory,
     request: &'a PlaceRequest,
-    found: Vec<(NumericsClass, PartSet, Depths)>,
+    found: Vec<OfClass>,
 }
 
 impl Matches<'_> {
-    /// Leading blocks of the request that a worker has cached.
-    fn blocks(&mut self, slot: Slot, worker: &Worker) -> u64 {
-        let (class, parts) = (worker.info.class, worker.parts);
-        let at = self.found.iter().position(|(c, p, _)| (*c, *p) == (class, parts)).unwrap_or_else(|| {
-            let matches = self.directory.matches(chain(self.request, class), parts);
-            self.found.push((class, parts, matches));
+    fn of_class(&mut self, worker: &Worker) -> &OfClass {
+        let class = worker.info.class;
+        let at = self.found.iter().position(|of| of.class == class).unwrap_or_else(|| {
+            let mut depths = Vec::new();
+            for found in self.directory.matches(chain(self.request, class)) {
+                let slot = usize::from(found.slot);
+                if depths.len() <= slot {
+                    depths.resize(slot + 1, 0);
+                }
+                depths[slot] = found.blocks(worker.parts);
+            }
+            self.found.push(OfClass { class, depths, leading: leading(self.request, class) });
             self.found.len() - 1
         });
-        let matches = &self.found[at].2;
-        matches.binary_search_by_key(&slot, |(slot, _)| *slot).map_or(0, |at| u64::from(matches[at].1))
+        &self.found[at]
     }
 }
 
@@ -209,14 +225,18 @@ fn chain(request: &PlaceRequest, class: NumericsClass) -> &[ChainHash] {
     request.chains.iter().find(|(c, _)| *c == class).map_or(&[], |(_, chain)| chain)
 }
 
-/// A number drawn from a request's beginning and a worker: among equals the largest wins, so that requests that begin
-/// alike meet, and few move when workers come and go (rendezvous hashing).
-fn rank(request: &PlaceRequest, worker: &Worker) -> u64 {
-    let leading = match chain(request, worker.info.class).first() {
+/// A hash of how a request begins; of its session or its name when its chain is empty.
+fn leading(request: &PlaceRequest, class: NumericsClass) -> u64 {
+    match chain(request, class).first() {
         Some(block) => hash(&block.0),
         None if !request.session.is_empty() => hash(request.session.as_bytes()),
         None => hash(request.request.as_str().as_bytes()),
-    };
+    }
+}
+
+/// A number drawn from a request's beginning and a worker: among equals the largest wins, so that requests that begin
+/// alike meet, and few move when workers come and go (rendezvous hashing).
+fn rank(leading: u64, worker: &Worker) -> u64 {
     // The last step of splitmix64, since FNV keeps near numbers near.
     let mut mixed = leading ^ worker.key.rotate_left(32);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -246,6 +246,10 @@ impl World {
     }
 
     fn store(&mut self, worker: usize, family: u8, fate: u8) {
+        // A worker holds no more than it has pages for.
+        if self.reals[worker].held.values().map(|(count, _)| u64::from(*count)).sum::<u64>() == PAGES {
+            return;
+        }
         let held = self.reals[worker].held.entry(family).or_default();
         // Latents that are gone come back before a child is stored.
         let n = if held.1 { held.0 - 1 } else { held.0 };

@@ -123,6 +123,59 @@ fn an_impossible_heartbeat_ends_the_worker() {
 }
 
 #[test]
+fn a_worker_that_says_it_has_more_blocks_than_pages_is_taken_out() {
+    let full = || Rig::of(&[("d", Role::Decode)]);
+    let mut rig = full();
+    assert!(rig.stored(ConnectionId(1), 1, &chain(1, 100)).is_empty(), "as many as it has pages");
+    rig.stored(ConnectionId(1), 101, &chain(1, 100));
+    assert_eq!(rig.core.blocks(), 100, "the same blocks again are no more");
+    let commands = rig.stored(ConnectionId(1), 201, &chain(2, 1));
+    assert!(reason(&commands).contains("101 blocks of part index in tier Device, where 100 fit"), "{commands:?}");
+    assert!(matches!(&commands[0], Command::Disconnect { again: false, .. }), "{commands:?}");
+    assert_eq!((rig.core.workers().count(), rig.core.blocks()), (0, 0));
+
+    let mut rig = full();
+    let commands = rig.snapshot(ConnectionId(1), 5, &chain(1, 101), (true, false));
+    assert!(reason(&commands).contains("101 blocks"), "a snapshot may not lie either: {commands:?}");
+}
+
+#[test]
+fn a_tier_of_which_the_ledger_says_nothing_has_a_bound_of_its_own() {
+    let mut rig = Rig::new(Config { tier_blocks_max: 2, ..Config::default() });
+    let connection = rig.join(info("d", Role::Decode));
+    let blocks = chain(1, 3);
+    let event = |n: usize| CacheEvent { tier: Tier::Disk, ..change(1, n as u64 + 1, blocks[n], CacheChange::Stored) };
+    assert!(rig.on(Event::CacheEvents { connection, events: vec![event(0), event(1)] }).is_empty());
+    let commands = rig.on(Event::CacheEvents { connection, events: vec![event(2)] });
+    assert!(reason(&commands).contains("3 blocks of part index in tier Disk, where 2 fit"), "{commands:?}");
+}
+
+#[test]
+fn a_worker_that_came_back_empty_is_not_found_for_what_it_had() {
+    let mut rig = Rig::of(&[("d", Role::Decode)]);
+    rig.stored(ConnectionId(1), 1, &chain(1, 4));
+    // The same process, wiped: its numbers begin anew, and it says so with an empty snapshot when it is asked.
+    let (connection, commands) = rig.register(info("d", Role::Decode));
+    assert!(commands.contains(&Command::SnapshotWanted { connection }));
+    assert_eq!(rig.core.blocks(), 0, "not even before the snapshot");
+    rig.snapshot(connection, 0, &[], (true, true));
+    rig.stored(connection, 1, &chain(1, 1));
+    assert_eq!(rig.core.holders(chain(1, 4)[3]).count(), 0);
+    assert_eq!(rig.placed(request("r", 64 * 4)).decode.cached_tokens, 64);
+}
+
+#[test]
+fn drops_of_blocks_that_nobody_knows_change_nothing() {
+    let mut rig = Rig::of(&[("d", Role::Decode)]);
+    let connection = ConnectionId(1);
+    rig.stored(connection, 1, &chain(1, 2));
+    let events =
+        vec![change(1, 3, chain(2, 1)[0], CacheChange::Dropped), change(1, 4, chain(1, 2)[1], CacheChange::Dropped)];
+    assert!(rig.on(Event::CacheEvents { connection, events }).is_empty());
+    assert_eq!((rig.core.blocks(), rig.core.counters().gaps), (1, 0));
+}
+
+#[test]
 fn more_workers_than_configured_are_refused() {
     let mut rig = Rig::new(Config { workers_max: 1, ..Config::default() });
     rig.join(info("a", Role::Decode));
