@@ -25,12 +25,27 @@ pub(crate) struct ModelOptions {
     /// fastest
     #[arg(long, value_name = "f32|bf16|fp8|int8-index", default_value = "bf16")]
     pub(crate) kv: KvEncoding,
+    /// Draft tokens with the checkpoint's draft layer (MTP), and verify them in the same step: faster, the same answers.
+    /// auto does so where it has one; on demands it; either way workers leave it where it does not pay
+    #[arg(long, value_name = "auto|on|off", default_value = "auto", hide_possible_values = true)]
+    pub(crate) speculate: Speculate,
     /// Kernel path: avx512, avx2 or portable; the best one that this machine has when left out
     #[arg(long, value_name = "PATH")]
     pub(crate) cpu: Option<hadal_model::Path>,
     /// Threads that compute; one for each core when left out
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// Whether the draft layer is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Speculate {
+    /// If there is one.
+    Auto,
+    /// Or the process does not start.
+    On,
+    /// Not even loaded.
+    Off,
 }
 
 /// Opens a checkpoint, or the bundled model when none is named, and says under which name it is served.
@@ -55,12 +70,15 @@ pub(crate) fn open_exit(error: &OpenError) -> Exit {
 
 /// Loads the weights, with progress when it takes long.
 pub(crate) fn load(files: &Files, options: &ModelOptions) -> Result<Arc<Model>, Fault> {
+    if options.speculate == Speculate::On && !Model::can_draft(files) {
+        return Err(Fault::say(Exit::Data, "--speculate on: this checkpoint has no draft layer; give auto or off"));
+    }
     let progress = Progress::new();
     let load = LoadOptions {
         dtype: options.dtype,
         kv: options.kv,
         path: options.cpu.unwrap_or_else(hadal_model::Path::detect),
-        drafts: false,
+        drafts: options.speculate != Speculate::Off,
         pool: Some(pool(options.threads)?),
         progress: &|p| progress.show(|| loading(p)),
     };

@@ -71,9 +71,10 @@ pub(crate) enum EngineKind {
 }
 
 /// Flags of a worker that only `--engine sim` reads.
-pub(crate) const SIM_FLAGS: &[&str] = &["step", "prefill_token", "decode_token", "context_token_ns", "context_tokens"];
+pub(crate) const SIM_FLAGS: &[&str] =
+    &["step", "prefill_token", "decode_token", "context_token_ns", "context_tokens", "drafts"];
 /// Flags of a worker that only `--engine model` reads.
-pub(crate) const MODEL_FLAGS: &[&str] = &["dtype", "kv", "cpu", "threads"];
+pub(crate) const MODEL_FLAGS: &[&str] = &["dtype", "kv", "cpu", "threads", "speculate"];
 
 /// `hadal worker`.
 #[derive(Debug, clap::Args)]

@@ -3,9 +3,9 @@
 //! end of three public-domain books, which the recipe of the bundled model holds out, and stories by its generators.
 
 use anyhow::{Context, Result};
-use hadal_tests::cluster::{Cluster, Plan, flags};
+use hadal_tests::cluster::{BUNDLED, Cluster, Plan, flags};
 use hadal_tests::process::Process;
-use hadal_tests::{process, root};
+use hadal_tests::{http, process, root};
 use serde_json::Value;
 
 /// One prefill and one decode worker that serve the bundled model with this cache.
@@ -74,6 +74,46 @@ async fn small_caches_cost_the_bundled_model_less_than_half_a_percent() -> Resul
         let ratio = perplexity / *exact.get_or_insert(perplexity);
         assert!((0.995..1.005).contains(&ratio), "perplexity, {kv} by f32: {ratio}");
     }
+    Ok(())
+}
+
+/// The bundled model's greedy answers to chats, on a cluster with these flags, and how many drafts were right and wrong.
+async fn chats(flags: &str) -> Result<(Vec<Value>, [f64; 2])> {
+    let cluster = Cluster::start(Plan::of(1, 1, &format!("--dtype bf16 --threads 1 {flags}"))).await?;
+    let mut answers = Vec::new();
+    for question in [
+        "Tell me a story about a dog and a red ball.",
+        "Who are you?",
+        "Tell me a story about a girl who lost her hat.",
+        "What is the capital of France?",
+        "Tell me a story about two friends and a boat.",
+        "How many legs does a cat have?",
+    ] {
+        let body = serde_json::json!({
+            "model": BUNDLED, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 120,
+        })
+        .to_string();
+        let asked = http::send(cluster.router.address("http")?, "POST", "/v1/chat/completions", &body);
+        answers.push(asked.await?.json()?["choices"][0]["message"]["content"].clone());
+    }
+    let decode = cluster.workers.last().context("a decode worker")?.address("metrics")?;
+    let mut drafts = [0.0; 2];
+    for (count, result) in drafts.iter_mut().zip(["accepted", "refused"]) {
+        *count = http::metric(decode, "hadal_worker_draft_tokens_total", &[result]).await?;
+    }
+    Ok((answers, drafts))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_of_the_bundled_model_are_right_and_change_no_answer() -> Result<()> {
+    let (answers, [accepted, refused]) = chats("--speculate on").await?;
+    let (plain, none) = chats("--speculate off").await?;
+    assert_eq!(answers, plain);
+    assert_eq!(none, [0.0; 2]);
+    assert!(answers.iter().all(|a| a.as_str().is_some_and(|a| !a.is_empty())), "{answers:?}");
+    // Measured when it was trained: 0.92.
+    let acceptance = accepted / (accepted + refused);
+    assert!(acceptance >= 0.85 && accepted > 20.0, "{accepted} of {}", accepted + refused);
     Ok(())
 }
 

@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_pool_holds_one_block_at_least() {
-        let geometry = crate::engine::sim::geometry();
+        let geometry = crate::engine::sim::geometry(false);
         let block = geometry.sequence_bytes(1);
         let config = Config { kv_memory: block - 1, ..Config::default() };
         assert_eq!(config.pages(&geometry).unwrap_err().flag, "kv-memory");
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_pool_beyond_the_machine_is_refused() {
-        let mut geometry = crate::engine::sim::geometry();
+        let mut geometry = crate::engine::sim::geometry(false);
         geometry.stores[0].record[0].count = u32::MAX;
         let config = Config { kv_tokens: Some(64 * u64::from(u32::MAX)), ..Config::default() };
         assert_eq!(config.pages(&geometry).unwrap_err().flag, "kv-tokens");

@@ -65,8 +65,17 @@ pub(crate) trait Backend: Send {
     /// Computes a step; `on_layer` is called when all rows of a layer are in the cache.
     fn forward(&mut self, plan: &Plan, on_layer: &mut dyn FnMut(LayerId, &dyn Pages)) -> Result<(), EngineError>;
 
-    /// What became of a slice of the step just computed: its next token, if it asked for one.
+    /// What became of a slice of the step just computed: its next tokens, if it asked for some.
     fn result(&mut self, plan: &Plan, slice: usize, inputs: Option<SampleInputs<'_>>) -> SliceResult;
+
+    /// Writes the rows of the draft layer that follow the step, and adds what it drafts to the results of all slices,
+    /// in the plan's order. `on_layer` is called when the rows are in the cache. Without a draft layer nothing happens.
+    fn follow(
+        &mut self,
+        plan: &Plan,
+        results: &mut [SliceResult],
+        on_layer: &mut dyn FnMut(LayerId, &dyn Pages),
+    ) -> Result<(), EngineError>;
 
     /// The pages, between steps.
     fn pages(&self) -> &dyn Pages;

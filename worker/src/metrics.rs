@@ -20,6 +20,8 @@ pub(crate) struct Counters {
     prefix_tokens: IntCounterVec,
     evicted: IntCounterVec,
     preemptions: IntCounterVec,
+    drafts: IntCounterVec,
+    drafting: IntGaugeVec,
     kv_bytes: IntCounterVec,
     transfers: IntCounterVec,
     transfer_time: HistogramVec,
@@ -81,6 +83,8 @@ impl Counters {
             prefix_tokens: metrics.counter(&c::WORKER_PREFIX_TOKENS)?,
             evicted: metrics.counter(&c::WORKER_EVICTED_PAGES)?,
             preemptions: metrics.counter(&c::WORKER_PREEMPTIONS)?,
+            drafts: metrics.counter(&c::WORKER_DRAFTS)?,
+            drafting: metrics.gauge(&c::WORKER_DRAFTING)?,
             kv_bytes: metrics.counter(&c::WORKER_KV_BYTES)?,
             transfers: metrics.counter(&c::WORKER_TRANSFERS)?,
             transfer_time: metrics.histogram(&c::WORKER_TRANSFER_TIME)?,
@@ -115,8 +119,7 @@ impl Counters {
         self.tokens.with_label_values(&["prefill"]).inc_by(u64::from(load.prefill_tokens));
         self.tokens.with_label_values(&["decode"]).inc_by(u64::from(load.decode_tokens));
         self.step_time.with_label_values::<&str>(&[]).observe(seconds);
-        let tokens = f64::from(load.prefill_tokens + load.decode_tokens);
-        self.step_tokens.with_label_values::<&str>(&[]).observe(tokens);
+        self.step_tokens.with_label_values::<&str>(&[]).observe(f64::from(load.rows()));
     }
 
     pub(crate) fn sequences(&self, all: usize, prefilling: usize, decoding: usize) {
@@ -149,6 +152,16 @@ impl Counters {
             self.evicted.with_label_values(&[name]).inc_by(after.blocks_evicted - before.blocks_evicted);
         }
         self.preemptions.with_label_values::<&str>(&[]).inc_by(after.preemptions - before.preemptions);
+        let accepted = after.drafts_accepted - before.drafts_accepted;
+        let refused = (after.drafts_proposed - before.drafts_proposed).saturating_sub(accepted);
+        self.drafts.with_label_values(&["accepted"]).inc_by(accepted);
+        self.drafts.with_label_values(&["refused"]).inc_by(refused);
+        // Every decode's row was counted with its step.
+        self.tokens.with_label_values(&["decode"]).inc_by(after.drafts_tokens - before.drafts_tokens);
+    }
+
+    pub(crate) fn drafting(&self, drafting: bool) {
+        self.drafting.with_label_values::<&str>(&[]).set(drafting.into());
     }
 
     pub(crate) fn recomputed(&self, reason: &str, prompts: u64) {

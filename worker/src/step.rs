@@ -281,14 +281,9 @@ impl StepLoop {
             core.layer_done(layer, commands);
             commands.drain(..).for_each(|command| streams.carry_out(command, pages));
         });
-        let now = self.context.steps.now();
-        match computed {
+        match computed.and_then(|()| self.sample()) {
             Ok(()) => {
-                self.results.clear();
-                for (i, slice) in self.plan.slices().iter().enumerate() {
-                    let inputs = self.core.sample_inputs(slice.request);
-                    self.results.push(self.backend.result(&self.plan, i, inputs));
-                }
+                let now = self.context.steps.now();
                 self.core.step_done(now, &self.results, &mut self.commands);
             }
             Err(EngineError(message)) => {
@@ -298,6 +293,19 @@ impl StepLoop {
         }
         self.carry_out();
         self.note_step(began.elapsed());
+    }
+
+    /// Samples the step just computed, and has the draft layer follow.
+    fn sample(&mut self) -> Result<(), EngineError> {
+        let Self { core, backend, streams, plan, commands, results, .. } = self;
+        results.clear();
+        for (i, slice) in plan.slices().iter().enumerate() {
+            results.push(backend.result(plan, i, core.sample_inputs(slice.request)));
+        }
+        backend.follow(plan, results, &mut |layer, pages: &dyn Pages| {
+            core.layer_done(layer, commands);
+            commands.drain(..).for_each(|command| streams.carry_out(command, pages));
+        })
     }
 
     fn note_step(&self, took: Duration) {
@@ -324,6 +332,7 @@ impl StepLoop {
         let ledger = self.core.ledger();
         self.context.counters.stats(&self.stats, &stats, &ledger);
         self.context.counters.ledger(&ledger);
+        self.context.counters.drafting(self.core.drafting());
         self.stats = stats;
         let mut state = self.shared.lock();
         state.ledger = ledger;

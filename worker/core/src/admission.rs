@@ -25,6 +25,7 @@ impl Core {
                 cached_tokens: 0,
                 started: false,
                 first_token_at: None,
+                draft: None,
             };
             self.insert(
                 key,
@@ -36,6 +37,7 @@ impl Core {
                     deadline: g.deadline,
                     attention: g.attention,
                     root: ChainRoot::new(self.config.numerics_class, &g.salt, g.attention),
+                    drafts: self.drafts,
                 }),
             )
         });
@@ -58,6 +60,7 @@ impl Core {
                     deadline: p.deadline,
                     attention: p.attention,
                     root: ChainRoot::new(self.config.numerics_class, &p.salt, p.attention),
+                    drafts: self.drafts,
                 }),
             )
         });

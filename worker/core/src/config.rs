@@ -13,7 +13,7 @@ pub struct Config {
     pub incarnation: Incarnation,
     /// Root of all chain hashes, together with a request's salt.
     pub numerics_class: NumericsClass,
-    /// What the model keeps. Append stores only, without drafts.
+    /// What the model keeps. Append stores only. With a draft layer, its rows are kept and tokens are drafted.
     pub geometry: Geometry,
     /// Pages of each pool, by [`Part::index`]; 0 for a part that the model has not.
     pub pages: [u32; Part::ALL.len()],
@@ -27,7 +27,8 @@ pub struct Config {
     pub vocab_tokens: u32,
     /// Rows of a step at most, decodes and prefill chunks together. Above `requests_max`.
     pub step_tokens_max: u32,
-    /// Prefill rows of a step at most while requests decode beside them. No request that runs waits longer for a token
+    /// Prefill rows of a step at most while requests decode beside them (with a draft layer 2 at least: a chunk begins a
+    /// token early). No request that runs waits longer for a token
     /// than [`Self::decode_step_max`] takes.
     pub chunk_tokens_max: u32,
     /// Requests at a time, owned and prefilled for others.
@@ -107,9 +108,20 @@ impl Config {
     /// The largest step that a decode is part of, when no sequence is longer than `context_tokens`. Its time is the
     /// bound on the time per output token; it may have more rows than `step_tokens_max`, which bounds it further.
     pub fn decode_step_max(&self, context_tokens: u32) -> StepLoad {
-        let prefill_tokens = self.chunk_tokens_max.min(self.step_tokens_max.saturating_sub(1));
+        let prefill_tokens = self.chunk_rows().min(self.step_tokens_max.saturating_sub(1));
         let decode_tokens = self.requests_max;
-        let rows = u64::from(prefill_tokens) + u64::from(decode_tokens);
-        StepLoad { prefill_tokens, decode_tokens, context_tokens: rows * u64::from(context_tokens) }
+        let draft_tokens = if self.drafts() { decode_tokens } else { 0 };
+        let rows = u64::from(prefill_tokens) + u64::from(decode_tokens) + u64::from(draft_tokens);
+        StepLoad { prefill_tokens, decode_tokens, draft_tokens, context_tokens: rows * u64::from(context_tokens) }
+    }
+
+    /// Whether rows of a draft layer are kept.
+    pub fn drafts(&self) -> bool {
+        self.geometry.layers.iter().any(|l| l.draft)
+    }
+
+    /// Prefill rows of a step with decodes.
+    pub(crate) fn chunk_rows(&self) -> u32 {
+        self.chunk_tokens_max.max(if self.drafts() { 2 } else { 1 })
     }
 }

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::memory::Memory;
 use crate::outgoing::SendStore;
 use crate::request::{Request, Stage};
+use crate::speculation::Speculation;
 
 /// The worker's state machine.
 ///
@@ -34,6 +35,11 @@ pub struct Core {
     pub(crate) newest: Option<RequestKey>,
     /// The slices under way, in the plan's order.
     pub(crate) step: Vec<InStep>,
+    /// The decodes of the step that is planned.
+    pub(crate) decodes: Vec<RequestKey>,
+    /// Whether rows of a draft layer are kept.
+    pub(crate) drafts: bool,
+    pub(crate) speculation: Speculation,
     pub(crate) stats: Stats,
     pub(crate) draining: bool,
     drained: bool,
@@ -43,15 +49,16 @@ pub struct Core {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InStep {
     pub(crate) key: RequestKey,
-    /// Tokens of the sequence that have rows when it is computed.
+    /// Tokens of the sequence that have rows when it is computed, a draft left out.
     pub(crate) end: usize,
     pub(crate) sample: bool,
+    pub(crate) draft: Option<u32>,
 }
 
 /// What sampling needs of a request, beside the logits.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleInputs<'a> {
-    /// The parameters; the key of the draw is (seed, choice, `output.len()`).
+    /// The parameters; the key of the draw is (seed, choice, `output.len()`), and one more for the second of a step.
     pub params: &'a SamplingParams,
     /// The prompt.
     pub prompt: &'a [u32],
@@ -83,6 +90,12 @@ pub struct Stats {
     pub cached_tokens: u64,
     /// Blocks evicted from it.
     pub blocks_evicted: u64,
+    /// Drafts that were tried.
+    pub drafts_proposed: u64,
+    /// Those of them that were what was sampled.
+    pub drafts_accepted: u64,
+    /// Tokens that outputs got behind these.
+    pub drafts_tokens: u64,
 }
 
 impl Core {
@@ -98,6 +111,9 @@ impl Core {
             requests: BTreeMap::new(),
             newest: None,
             step: Vec::new(),
+            decodes: Vec::new(),
+            drafts: config.drafts(),
+            speculation: Speculation::default(),
             stats: Stats::default(),
             draining: false,
             drained: false,
@@ -192,6 +208,7 @@ impl Core {
         }
         request.stage = Stage::Waiting;
         request.computed = 0;
+        request.ahead = false;
         let holding = std::mem::take(&mut request.holding);
         self.memory.release(holding, request.chain());
     }
@@ -237,6 +254,11 @@ impl Core {
     pub fn prefill_tokens_queued(&self) -> u64 {
         let waits = |r: &&Request| (r.is_computable() && !r.is_decodable()) || r.is_waiting();
         self.requests.values().filter(waits).map(|r| r.remaining() as u64).sum()
+    }
+
+    /// Whether the last step with decodes asked for drafts.
+    pub fn drafting(&self) -> bool {
+        self.drafts && self.speculation.drafting()
     }
 
     /// Whether new requests are refused.

@@ -5,9 +5,9 @@
 //! reason that the schedule gave.
 
 use crate::Config;
-use crate::test_util::{config, geometry};
+use crate::test_util::{config, geometry, with_drafts};
 use crate::tests::engine::Fault;
-use crate::tests::schedules::{Op, alike, run};
+use crate::tests::schedules::{Machine, Op, alike, run};
 
 /// Operations at most; more bytes are not looked at.
 const OPS_MAX: usize = 400;
@@ -16,13 +16,13 @@ const OPS_MAX: usize = 400;
 pub fn scheduler(bytes: &[u8]) {
     let mut draw = Draw(bytes);
     let workers = alike(worker(&mut draw), worker(&mut draw));
-    let layers_reported = [draw.bool(), draw.bool()];
+    let machines = [machine(&mut draw), machine(&mut draw)];
     let window = draw.within(256, 8192) as u64;
     let mut ops = Vec::new();
     while ops.len() < OPS_MAX && !draw.0.is_empty() {
         ops.push(op(&mut draw));
     }
-    run(workers, layers_reported, window, &ops);
+    run(workers, machines, window, &ops);
 }
 
 /// Bytes that are drawn from; zeros when they are used up.
@@ -49,14 +49,18 @@ impl Draw<'_> {
 
 fn worker(draw: &mut Draw<'_>) -> Config {
     let (pages, more) = (draw.within(3, 12) as u32, draw.within(0, 4) as u32);
-    let index = draw.bool();
+    let (index, drafts) = (draw.bool(), draw.bool());
     Config {
-        geometry: geometry(2, index),
+        geometry: if drafts { with_drafts(geometry(2, index)) } else { geometry(2, index) },
         pages: if index { [pages + more, pages] } else { [0, pages] },
         step_tokens_max: draw.within(17, 200) as u32,
         chunk_tokens_max: draw.within(1, 100) as u32,
         ..config(pages)
     }
+}
+
+fn machine(draw: &mut Draw<'_>) -> Machine {
+    Machine { layers_reported: draw.bool(), right: draw.within(0, 101) as u64, row_us: draw.within(0, 50) as u64 }
 }
 
 fn op(draw: &mut Draw<'_>) -> Op {

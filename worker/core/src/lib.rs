@@ -22,6 +22,7 @@ mod request;
 mod results;
 mod scheduler;
 mod sending;
+mod speculation;
 mod step_model;
 #[cfg(any(test, feature = "test-util"))]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
@@ -37,5 +38,5 @@ pub use config::{Config, ConfigError};
 pub use event::{Event, Generate, Prefill, RequestKey};
 pub use failure::{Failure, FailureKind};
 pub use incoming::{IncomingPage, Unexpected};
-pub use plan::{Plan, Sampled, SliceResult, StepLoad, StepSlice};
+pub use plan::{Follow, Plan, Sampled, SliceResult, StepLoad, StepSlice, Tokens};
 pub use step_model::StepModel;

@@ -11,6 +11,10 @@
 //! `tokens[..computed]` have their rows here. A `Generate` always has at least one token more, the last one: its row is
 //! computed by the step that samples the next. So a decode is a request with one token left, and a prompt, a
 //! continuation and a preempted request are the same thing with more.
+//!
+//! With a draft layer the rows of `tokens[..computed]` include its own. The step that samples a token also writes that
+//! token's draft row (`ahead`), while it has the hidden state of the token before, which nobody keeps. Where that was not
+//! so, after rows that were cached, arrived or were computed by an earlier chunk, the next step begins a token early.
 
 use std::time::Duration;
 
@@ -20,6 +24,7 @@ use crate::failure::Failure;
 use crate::incoming::Leg;
 use crate::memory::Holding;
 use crate::outgoing::Outgoing;
+use crate::plan::Follow;
 
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -28,6 +33,10 @@ pub(crate) struct Request {
     pub(crate) attention: Attention,
     pub(crate) tokens: Vec<u32>,
     pub(crate) computed: usize,
+    /// Whether rows of a draft layer are kept.
+    drafts: bool,
+    /// Whether the draft row of the token after the computed ones is there too.
+    pub(crate) ahead: bool,
     pub(crate) holding: Holding,
     pub(crate) stage: Stage,
     pub(crate) arrived: Duration,
@@ -68,6 +77,8 @@ pub(crate) struct Generation {
     pub(crate) cached_tokens: usize,
     pub(crate) started: bool,
     pub(crate) first_token_at: Option<Duration>,
+    /// What the draft layer expects to be sampled next.
+    pub(crate) draft: Option<u32>,
 }
 
 /// What a request is made of.
@@ -79,12 +90,13 @@ pub(crate) struct Arrival {
     pub(crate) deadline: Option<Duration>,
     pub(crate) attention: Attention,
     pub(crate) root: ChainRoot,
+    pub(crate) drafts: bool,
 }
 
 impl Request {
     /// A request that holds nothing yet.
     pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { id, kind, tokens, arrived, deadline, attention, root } = arrival;
+        let Arrival { id, kind, tokens, arrived, deadline, attention, root, drafts } = arrival;
         let chain = root.chain(&tokens);
         Self {
             id,
@@ -92,6 +104,8 @@ impl Request {
             attention,
             tokens,
             computed: 0,
+            drafts,
+            ahead: false,
             holding: Holding::default(),
             stage: Stage::Waiting,
             arrived,
@@ -127,9 +141,43 @@ impl Request {
         &self.chain[..tokens / BLOCK_TOKENS as usize]
     }
 
-    /// Blocks that all its tokens fill.
+    /// Blocks that all its tokens fill, and the draft row of the token that the step of its last one samples.
     pub(crate) fn blocks(&self) -> usize {
-        self.tokens.len().div_ceil(BLOCK_TOKENS as usize)
+        let ahead = self.drafts && self.tokens_left() > 1;
+        (self.tokens.len() + usize::from(ahead)).div_ceil(BLOCK_TOKENS as usize)
+    }
+
+    /// Tokens that may still be sampled.
+    pub(crate) fn tokens_left(&self) -> usize {
+        self.generation().map_or(0, |g| g.prompt_tokens + g.sampling.max_tokens as usize - self.tokens.len())
+    }
+
+    /// Tokens before the computed ones' end that the next step computes again, for the hidden state of the last.
+    pub(crate) fn again(&self) -> usize {
+        usize::from(self.drafts && self.computed > 0 && !self.ahead)
+    }
+
+    /// The token to try behind the last one: forced, which is always right, or what the draft layer said. None for a
+    /// request that is measured row by row, and where no second token may come.
+    pub(crate) fn draft(&self, drafting: bool) -> Option<u32> {
+        let generation = self.generation().filter(|g| self.tokens_left() > 1 && !g.sampling.choice_overlap)?;
+        self.forced(0).or(generation.draft.filter(|_| drafting))
+    }
+
+    /// The token that is forced behind so many more than there are.
+    pub(crate) fn forced(&self, more: usize) -> Option<u32> {
+        let generation = self.generation()?;
+        generation.sampling.forced.get(self.tokens.len() - generation.prompt_tokens + more).copied()
+    }
+
+    /// What the draft layer is to do for the last token that the step of the last one samples, `tried` with it or not.
+    pub(crate) fn follow(&self, drafting: bool, tried: bool) -> Follow {
+        if !self.drafts || self.tokens_left() < 2 {
+            return Follow::Nothing;
+        }
+        let overlap = self.generation().is_some_and(|g| g.sampling.choice_overlap);
+        let used = self.tokens_left() > 2 && !overlap && self.forced(1 + usize::from(tried)).is_none();
+        if drafting && used { Follow::Draft } else { Follow::Row }
     }
 
     /// One block for growth, unless it cannot grow so far.
@@ -177,9 +225,14 @@ impl Request {
         matches!(self.stage, Stage::Computing) && self.remaining() > 0
     }
 
-    /// Whether the next step may compute its last token and sample.
-    pub(crate) fn is_decodable(&self) -> bool {
+    /// Whether one token is left, after which it is sampled.
+    pub(crate) fn is_last(&self) -> bool {
         self.is_computable() && self.remaining() == 1 && matches!(self.kind, Kind::Generate(_))
+    }
+
+    /// Whether the next step may compute its last token, with one row, and sample.
+    pub(crate) fn is_decodable(&self) -> bool {
+        self.is_last() && self.again() == 0
     }
 
     /// When time ends it, and what is over then.
@@ -237,12 +290,14 @@ mod tests {
                 cached_tokens: 0,
                 started: false,
                 first_token_at: None,
+                draft: None,
             }),
             tokens: g.tokens,
             arrived: Duration::ZERO,
             deadline: None,
             attention: Attention::Sparse,
             root: root(),
+            drafts: false,
         }
     }
 }

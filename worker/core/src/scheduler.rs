@@ -11,6 +11,11 @@
 //!
 //! A step without decodes makes nobody wait who runs, so it takes `step_tokens_max` prefill rows.
 //!
+//! With a draft layer a decode may have a second row: the draft of the token after its last, which costs a step little
+//! and gives two tokens where it is right. Drafts get rows and pages last: rows that neither a decode nor a chunk of a
+//! prompt needs, pages that no request has. A chunk begins a token early where the one before it is of another step (see
+//! `request`): that row counts as one of the chunk's.
+//!
 //! When a decode needs a page and none is free or evictable, the youngest owned request gives up its pages and is
 //! recomputed later, up to the needing one itself. The oldest can thus always have what it needs, because no request is
 //! admitted that memory could not hold alone, prefills for others end with their leases, and nothing is admitted while
@@ -23,7 +28,7 @@ use hadal_types::BLOCK_TOKENS;
 use crate::command::Command;
 use crate::core::{Core, InStep};
 use crate::event::RequestKey;
-use crate::plan::Plan;
+use crate::plan::{Follow, Plan, Rows};
 use crate::request::Request;
 
 impl Core {
@@ -34,23 +39,60 @@ impl Core {
         }
         plan.clear();
         self.expire(now, out);
-        self.plan_decodes(plan, out);
+        self.decodes.clear();
+        self.gather_decodes(out);
         self.resume_waiting(now, out);
         // One that found all its rows in the cache decodes at once.
-        self.plan_decodes(plan, out);
-        self.plan_prefills(plan);
+        self.gather_decodes(out);
+        let drafting = self.drafts && self.speculation.decide(self.decodes.len());
+        let forced = self.plan_decodes(drafting, plan);
+        self.plan_prefills(drafting, plan);
+        self.speculation.step_planned(now, plan, forced);
         self.flush(out);
         !self.step.is_empty()
     }
 
-    fn plan_decodes(&mut self, plan: &mut Plan, out: &mut Vec<Command>) {
+    /// Finds the decodes and gets each the page that it needs, before any draft gets one.
+    fn gather_decodes(&mut self, out: &mut Vec<Command>) {
         let mut after = None;
         while let Some(key) = self.next_request(after, |r| r.is_decodable() && !r.in_step) {
             after = Some(key);
-            if self.grow(key, out) {
-                self.add(key, 1, plan);
+            if self.grow(key, out)
+                && let Some(request) = self.requests.get_mut(&key)
+            {
+                request.in_step = true;
+                self.decodes.push(key);
             }
         }
+    }
+
+    /// Adds the decodes, with drafts as far as these fit beside prompts that wait. Forced tokens are tried even where
+    /// others are not. Whether any of them is forced.
+    fn plan_decodes(&mut self, drafting: bool, plan: &mut Plan) -> bool {
+        let decodes = std::mem::take(&mut self.decodes);
+        let free = (self.config.step_tokens_max as usize).saturating_sub(decodes.len());
+        let prompts = self.requests.values().any(|r| r.is_computable() && !r.in_step);
+        let kept = if prompts { self.config.chunk_rows() as usize } else { 0 };
+        let mut room = if self.drafts { free.saturating_sub(kept) } else { 0 };
+        let mut any_forced = false;
+        for &key in &decodes {
+            let draft = if room > 0 { self.draft(key, drafting) } else { None };
+            let forced = draft.is_some() && self.requests.get(&key).is_some_and(|r| r.forced(0).is_some());
+            any_forced |= forced;
+            room -= usize::from(draft.is_some());
+            self.add(key, 1, (draft, drafting), plan);
+        }
+        self.decodes = decodes;
+        any_forced
+    }
+
+    /// What to try behind a decode's last token, if there are pages for it, and for the draft row of the token sampled
+    /// after it, that no request has.
+    fn draft(&mut self, key: RequestKey, drafting: bool) -> Option<u32> {
+        let request = self.requests.get_mut(&key)?;
+        let draft = request.draft(drafting)?;
+        let blocks = (request.tokens.len() + 2).div_ceil(BLOCK_TOKENS as usize);
+        self.memory.grow(&mut request.holding, blocks).then_some(draft)
     }
 
     /// The first request after `after` that is like that. Requests come and go while a plan is made, so it walks by
@@ -97,27 +139,39 @@ impl Core {
         }
     }
 
-    fn plan_prefills(&mut self, plan: &mut Plan) {
-        let decodes = self.step.len();
-        let left = (self.config.step_tokens_max as usize).saturating_sub(decodes);
-        let mut budget = if decodes > 0 { left.min(self.config.chunk_tokens_max as usize) } else { left };
-        let mut after = None;
-        while let Some(key) = self.next_request(after, |r| r.is_computable() && !r.in_step).filter(|_| budget > 0) {
-            after = Some(key);
-            let rows = self.requests.get(&key).map_or(0, |r| chunk(r.computed, r.tokens.len(), budget));
-            self.add(key, rows, plan);
-            budget -= rows;
+    /// Fills the rest with chunks, the oldest prompt's first; before them those that lack one token only.
+    fn plan_prefills(&mut self, drafting: bool, plan: &mut Plan) {
+        let left = (self.config.step_tokens_max as usize).saturating_sub(plan.load().rows() as usize);
+        let decodes = !self.step.is_empty() || self.requests.values().any(Request::is_last);
+        let mut budget = if decodes { left.min(self.config.chunk_rows() as usize) } else { left };
+        for last in [true, false] {
+            let mut after = None;
+            let like = |r: &Request| r.is_computable() && !r.in_step && r.is_last() == last;
+            while let Some(key) = self.next_request(after, like) {
+                after = Some(key);
+                let Some(request) = self.requests.get(&key) else { break };
+                let again = request.again();
+                if budget <= again {
+                    break;
+                }
+                let rows = chunk(request.computed, request.tokens.len(), budget - again);
+                budget -= again + rows;
+                self.add(key, rows, (None, drafting), plan);
+            }
         }
     }
 
-    fn add(&mut self, key: RequestKey, rows: usize, plan: &mut Plan) {
+    /// Adds so many rows of a request, and those that are computed again; with a token to try, and whether another is to
+    /// be drafted.
+    fn add(&mut self, key: RequestKey, rows: usize, (draft, drafting): (Option<u32>, bool), plan: &mut Plan) {
         let Some(request) = self.requests.get_mut(&key) else { return };
-        let end = request.computed + rows;
+        let (start, end) = (request.computed - request.again(), request.computed + rows);
         debug_assert!(end.div_ceil(BLOCK_TOKENS as usize) <= request.holding.blocks(), "rows have pages");
         let sample = request.generation().is_some() && end == request.tokens.len();
-        plan.push(key, request, end, sample);
+        let follow = if sample { request.follow(drafting, draft.is_some()) } else { Follow::Nothing };
+        plan.push(key, request, Rows { start, end, sample, draft, follow });
         request.in_step = true;
-        self.step.push(InStep { key, end, sample });
+        self.step.push(InStep { key, end, sample, draft });
     }
 }
 

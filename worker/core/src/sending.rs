@@ -25,8 +25,12 @@ impl Core {
         self.send(key, out);
     }
 
-    /// The step under way has computed this layer: its rows may be sent. Optional.
+    /// The step under way has computed this layer: its rows may be sent. Optional. Those of the last layer wait for the
+    /// results, so that nobody has whole blocks of a slice that has failed.
     pub fn layer_done(&mut self, layer: LayerId, out: &mut Vec<Command>) {
+        if self.stores.last().is_none_or(|last| last.owner == layer) {
+            return;
+        }
         for i in 0..self.step.len() {
             let slice = self.step[i];
             self.offer(slice.key, Some(layer), slice.end);

@@ -34,6 +34,22 @@ pub(crate) fn geometry(layers: u32, index: bool) -> Geometry {
     Geometry { layout: "test".into(), stores, layers: list }
 }
 
+/// With a draft layer that owns what the others do.
+pub(crate) fn with_drafts(mut geometry: Geometry) -> Geometry {
+    let last = geometry.layers.len() as u32;
+    let index = geometry.parts().contains(Part::Index);
+    let layer = self::geometry(1, index);
+    let moved = geometry.stores.len() as u32;
+    let choice = match layer.layers[0].choice {
+        Choice::Own { scores, k } => Choice::Own { scores: StoreId(scores.0 + moved), k },
+        other => other,
+    };
+    let reads = layer.layers[0].reads.iter().map(|r| Read { store: StoreId(r.store.0 + moved), ..*r }).collect();
+    geometry.stores.extend(layer.stores.into_iter().map(|s| Store { owner: LayerId(last), ..s }));
+    geometry.layers.push(Layer { id: LayerId(last), reads, choice, draft: true });
+    geometry
+}
+
 /// Two layers with both parts; `pages` blocks in each pool.
 pub(crate) fn config(pages: u32) -> Config {
     Config {
@@ -51,6 +67,12 @@ pub(crate) fn config(pages: u32) -> Config {
         local_tokens_max: 32,
         prefill_lease: Duration::from_secs(10),
     }
+}
+
+/// The same with a draft layer.
+#[cfg(test)]
+pub(crate) fn drafting(pages: u32) -> Config {
+    Config { geometry: with_drafts(geometry(2, true)), ..config(pages) }
 }
 
 /// `n` tokens that depend on `seed`.

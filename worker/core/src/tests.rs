@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod behaviour;
+#[cfg(test)]
+mod drafts;
 pub(crate) mod engine;
 #[cfg(test)]
 mod pace;

@@ -7,27 +7,31 @@
 //! store 0 (layer 0, index)   8 bytes     mix(c(p), 1)
 //! store 1 (layer 0, latent) 16 bytes     c(p), mix(c(p), 2)
 //! store 2 (layer 1, latent)  8 bytes     mix(c(p), 3)
+//! store 3 (layer 2, latent)  8 bytes     mix(c(p), 5), or 0 for the first token: with drafts, written after sampling
 //! ```
+//!
+//! Drafts are right as often as is asked for, by a hash.
+
+mod cache;
 
 use std::time::Duration;
 
 use hadal_model::Files;
 use hadal_shell::units::duration;
 use hadal_types::{
-    BLOCK_TOKENS, Choice, Dtype, Encoding, Field, Fingerprint, Geometry, Keep, Layer, LayerId, Numerics, Part,
-    Placement, Read, Rows, Store, StoreId,
+    Choice, Dtype, Encoding, Field, Fingerprint, Geometry, Keep, Layer, LayerId, Numerics, Part, Placement, Read, Rows,
+    Store, StoreId,
 };
-use hadal_worker_core::{Plan, SampleInputs, Sampled, SliceResult, StepModel, TokenLogprobs};
+use hadal_worker_core::{
+    Follow, Plan, SampleInputs, Sampled, SliceResult, StepModel, StepSlice, TokenLogprobs, Tokens,
+};
 
 use super::{Backend, EngineError, Info, Pages};
+use cache::{Both, CHOSEN, SimCache, mix};
 
-/// Rows that a token is drawn from.
-const CHOSEN: u32 = 32;
 /// Longest sequence and vocabulary without a checkpoint.
 const CONTEXT: u32 = 131_072;
 const VOCAB: u32 = 129_280;
-/// c(-1).
-const ROOT: u64 = 0x6861_6461_6c00_0001;
 
 /// The time of a step on paper.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +52,9 @@ pub struct SimConfig {
     /// Longest sequence; the checkpoint's when left out
     #[arg(long = "sim-context", value_name = "TOKENS")]
     pub context_tokens: Option<u32>,
+    /// Share of drafts that are right, from 0 to 1; nothing is drafted when left out
+    #[arg(long = "sim-drafts", value_name = "SHARE")]
+    pub drafts: Option<f64>,
 }
 
 impl Default for SimConfig {
@@ -58,15 +65,17 @@ impl Default for SimConfig {
             decode_token: Duration::from_micros(100),
             context_token_ns: 5.0,
             context_tokens: None,
+            drafts: None,
         }
     }
 }
 
 impl SimConfig {
-    /// Steps that take no time, for tests.
+    /// Steps that take no time, with drafts, for tests.
     pub fn instant() -> Self {
         let step = Duration::ZERO;
-        Self { step, prefill_token: step, decode_token: step, context_token_ns: 0.0, ..Self::default() }
+        let drafts = Some(0.6);
+        Self { step, prefill_token: step, decode_token: step, context_token_ns: 0.0, drafts, ..Self::default() }
     }
 
     fn model(&self) -> StepModel {
@@ -81,7 +90,7 @@ impl SimConfig {
 }
 
 /// What the engine keeps.
-pub(crate) fn geometry() -> Geometry {
+pub(crate) fn geometry(drafts: bool) -> Geometry {
     let store = |owner, part, count| Store {
         owner: LayerId(owner),
         part,
@@ -91,23 +100,24 @@ pub(crate) fn geometry() -> Geometry {
         keep: Keep::All,
     };
     let reads = |store| vec![Read { store: StoreId(store), rows: Rows::Chosen }];
-    Geometry {
+    let layer = |id, store, choice, draft| Layer { id: LayerId(id), reads: reads(store), choice, draft };
+    let own = Choice::Own { scores: StoreId(0), k: CHOSEN };
+    let reuse = Choice::Reuse { layer: LayerId(0) };
+    let mut geometry = Geometry {
         layout: "sim-1".into(),
         stores: vec![store(0, Part::Index, 8), store(0, Part::Latent, 16), store(1, Part::Latent, 8)],
-        layers: vec![
-            Layer {
-                id: LayerId(0),
-                reads: reads(1),
-                choice: Choice::Own { scores: StoreId(0), k: CHOSEN },
-                draft: false,
-            },
-            Layer { id: LayerId(1), reads: reads(2), choice: Choice::Reuse { layer: LayerId(0) }, draft: false },
-        ],
+        layers: vec![layer(0, 1, own, false), layer(1, 2, reuse, false)],
+    };
+    if drafts {
+        geometry.layout.push_str("-drafts");
+        geometry.stores.push(store(2, Part::Latent, 8));
+        geometry.layers.push(layer(2, 3, reuse, true));
     }
+    geometry
 }
 
 pub(super) fn info(config: &SimConfig, files: Option<&Files>, name: &str) -> Info {
-    let geometry = geometry();
+    let geometry = geometry(config.drafts.is_some());
     let fingerprint = files.map_or(Fingerprint(*b"hadal simulation"), Files::fingerprint);
     let numerics = Numerics {
         fingerprint,
@@ -133,98 +143,66 @@ pub(super) fn info(config: &SimConfig, files: Option<&Files>, name: &str) -> Inf
 pub(super) struct SimBackend {
     model: StepModel,
     vocab: u32,
+    /// Of a million drafts, how many are right.
+    right: u64,
     cache: SimCache,
-    /// c of the last row of each slice of the step, or none where a row was wrong.
-    last: Vec<Option<u64>>,
-}
-
-struct SimCache {
-    stores: Vec<(usize, Vec<u8>)>,
+    /// What the tokens after the rows of each slice that are sampled are drawn from; none where a row was wrong.
+    sums: Vec<[Option<u64>; 2]>,
 }
 
 impl SimBackend {
     pub(super) fn new(config: &SimConfig, info: &Info, pages: &[(Part, u32)]) -> Self {
-        let stores = info.geometry.stores.iter().map(|store| {
-            let pages = pages.iter().find(|(part, _)| *part == store.part).map_or(0, |&(_, n)| n as usize);
-            let page_bytes = store.block_bytes() as usize;
-            (page_bytes, vec![0; page_bytes * pages])
-        });
-        let cache = SimCache { stores: stores.collect() };
-        Self { model: config.model(), vocab: info.vocab_tokens.max(1), cache, last: Vec::new() }
+        let cache = SimCache::new(&info.geometry, pages);
+        let right = (config.drafts.unwrap_or(0.0) * 1e6) as u64;
+        Self { model: config.model(), vocab: info.vocab_tokens.max(1), right, cache, sums: Vec::new() }
     }
 }
 
-impl SimCache {
-    fn row(&self, store: usize, pages: &[u32], position: u32) -> Option<&[u8]> {
-        let (page_bytes, bytes) = &self.stores[store];
-        let row_bytes = page_bytes / BLOCK_TOKENS as usize;
-        let page = *pages.get((position / BLOCK_TOKENS) as usize)? as usize;
-        let begin = page * page_bytes + (position % BLOCK_TOKENS) as usize * row_bytes;
-        bytes.get(begin..begin + row_bytes)
+impl SimBackend {
+    fn token(&self, sum: u64) -> u32 {
+        (mix(sum, 4) % u64::from(self.vocab)) as u32
     }
 
-    fn number(&self, store: usize, pages: &[u32], position: u32, at: usize) -> Option<u64> {
-        let row = self.row(store, pages, position)?;
-        Some(u64::from_le_bytes(row.get(at..at + 8)?.try_into().ok()?))
+    /// Output token `index`, drawn from a sum or forced.
+    fn sampled(&self, sum: u64, inputs: Option<SampleInputs<'_>>, index: usize) -> Sampled {
+        let drawn = self.token(sum);
+        let top = |count: u32| (0..count).map(|i| ((drawn + i) % self.vocab, -1.0 - i as f32)).collect();
+        let forced = inputs.and_then(|i| i.params.forced.get(index).copied());
+        let logprobs = inputs.and_then(|i| i.params.logprobs).map(|n| TokenLogprobs {
+            logprob: -1.0,
+            top: top(n),
+            choice_overlap: None,
+        });
+        Sampled { token: forced.unwrap_or(drawn), logprobs }
     }
 
-    fn set(&mut self, store: usize, pages: &[u32], position: u32, numbers: &[u64]) -> Option<()> {
-        let (page_bytes, bytes) = &mut self.stores[store];
-        let row_bytes = *page_bytes / BLOCK_TOKENS as usize;
-        let page = *pages.get((position / BLOCK_TOKENS) as usize)? as usize;
-        let begin = page * *page_bytes + (position % BLOCK_TOKENS) as usize * row_bytes;
-        for (number, bytes) in numbers.iter().zip(bytes.get_mut(begin..begin + row_bytes)?.chunks_exact_mut(8)) {
-            bytes.copy_from_slice(&number.to_le_bytes());
-        }
-        Some(())
-    }
-
-    /// c at a position, if the rows of all stores there are those of one sequence.
-    fn verified(&self, index: &[u32], latent: &[u32], position: u32) -> Option<u64> {
-        let c = self.number(1, latent, position, 0)?;
-        let right = self.number(0, index, position, 0)? == mix(c, 1)
-            && self.number(1, latent, position, 8)? == mix(c, 2)
-            && self.number(2, latent, position, 0)? == mix(c, 3);
-        right.then_some(c)
-    }
-
-    /// Writes the rows of a slice. Gives c of its last row, or none if a row before it is wrong.
-    fn compute(&mut self, start: u32, tokens: &[u32], index: &[u32], latent: &[u32]) -> Option<u64> {
-        let mut c = match start.checked_sub(1) {
-            Some(before) => self.verified(index, latent, before)?,
-            None => ROOT,
-        };
-        for (position, &token) in (start..).zip(tokens) {
-            c = mix(c, u64::from(token));
-            self.set(0, index, position, &[mix(c, 1)])?;
-            self.set(1, latent, position, &[c, mix(c, 2)])?;
-            self.set(2, latent, position, &[mix(c, 3)])?;
-        }
-        let rows = start + tokens.len() as u32;
-        // What a token depends on: its own row, and some of those before it.
-        (0..CHOSEN).try_fold(c, |sum, i| {
-            let position = (mix(c, 100 + u64::from(i)) % u64::from(rows.max(1))) as u32;
-            Some(mix(sum, self.verified(index, latent, position)?))
-        })
+    /// What follows a token at position `rows`, right or not.
+    fn draft(&self, rows: u32, token: u32, pages: Both<'_>) -> Option<u32> {
+        let (c, sum) = self.cache.expect(rows, token, pages)?;
+        let right = self.token(sum);
+        let hits = mix(c, 6) % 1_000_000 < self.right;
+        Some(if hits { right } else { (right + 1) % self.vocab })
     }
 }
 
-impl Pages for SimCache {
-    fn page(&self, store: StoreId, page: u32) -> Result<&[u8], EngineError> {
-        let found = self.stores.get(store.0 as usize).and_then(|(page_bytes, bytes)| {
-            let begin = page as usize * page_bytes;
-            bytes.get(begin..begin + page_bytes)
-        });
-        found.ok_or_else(|| EngineError(format!("there is no page {page} of store {}", store.0)))
-    }
+/// The pages of a slice.
+fn both<'a>(plan: &'a Plan, slice: &StepSlice) -> Both<'a> {
+    (plan.pages(slice, Part::Index), plan.pages(slice, Part::Latent))
+}
+
+/// Rows of a sequence up to the end of a slice, its draft left out.
+fn rows_of(plan: &Plan, slice: &StepSlice) -> u32 {
+    slice.start + plan.tokens(slice).len() as u32 - u32::from(slice.draft)
 }
 
 impl Backend for SimBackend {
     fn forward(&mut self, plan: &Plan, on_layer: &mut dyn FnMut(LayerId, &dyn Pages)) -> Result<(), EngineError> {
-        self.last.clear();
+        self.sums.clear();
         for slice in plan.slices() {
-            let (index, latent) = (plan.pages(slice, Part::Index), plan.pages(slice, Part::Latent));
-            self.last.push(self.cache.compute(slice.start, plan.tokens(slice), index, latent));
+            let (pages, rows) = (both(plan, slice), rows_of(plan, slice));
+            let computed = self.cache.compute(slice.start, plan.tokens(slice), pages);
+            let sum = |rows| computed.and_then(|()| self.cache.sum(rows, slice.start, pages));
+            self.sums.push([sum(rows), if slice.draft { sum(rows + 1) } else { None }]);
         }
         let time = Duration::from_micros(self.model.micros(plan.load()));
         for layer in 0..2 {
@@ -236,20 +214,41 @@ impl Backend for SimBackend {
 
     fn result(&mut self, plan: &Plan, slice: usize, inputs: Option<SampleInputs<'_>>) -> SliceResult {
         // A row that is not that of its tokens: what NaN is to a model.
-        let Some(&Some(sum)) = self.last.get(slice) else { return SliceResult::NotFinite };
-        if plan.slices().get(slice).is_none_or(|s| !s.sample) {
-            return SliceResult::Computed;
+        let Some(&[Some(sum), behind]) = self.sums.get(slice) else { return SliceResult::NotFinite };
+        let Some(planned) = plan.slices().get(slice).filter(|s| s.sample) else { return SliceResult::Computed };
+        let index = inputs.map_or(0, |i| i.output.len());
+        let first = self.sampled(sum, inputs, index);
+        let hit = planned.draft && plan.tokens(planned).last() == Some(&first.token);
+        let second = behind.filter(|_| hit).map(|sum| self.sampled(sum, inputs, index + 1));
+        SliceResult::Tokens(Tokens { first, second, draft: None })
+    }
+
+    fn follow(
+        &mut self,
+        plan: &Plan,
+        results: &mut [SliceResult],
+        on_layer: &mut dyn FnMut(LayerId, &dyn Pages),
+    ) -> Result<(), EngineError> {
+        if !self.cache.drafts() {
+            return Ok(());
         }
-        let drawn = (mix(sum, 4) % u64::from(self.vocab)) as u32;
-        let top = |count: u32| (0..count).map(|i| ((drawn + i) % self.vocab, -1.0 - i as f32)).collect();
-        let forced = inputs.and_then(|i| i.params.forced.get(i.output.len()).copied());
-        let token = forced.unwrap_or(drawn);
-        let logprobs = inputs.and_then(|i| i.params.logprobs).map(|n| TokenLogprobs {
-            logprob: -1.0,
-            top: top(n),
-            choice_overlap: None,
-        });
-        SliceResult::Token(Sampled { token, logprobs })
+        for (slice, result) in plan.slices().iter().zip(results) {
+            let (pages, rows) = (both(plan, slice), rows_of(plan, slice));
+            let (rows, last) = match result {
+                SliceResult::NotFinite => continue,
+                SliceResult::Computed => (rows, None),
+                SliceResult::Tokens(Tokens { first, second: None, .. }) => (rows, Some(first.token)),
+                SliceResult::Tokens(Tokens { second: Some(second), .. }) => (rows + 1, Some(second.token)),
+            };
+            let next = last.filter(|_| slice.follow != Follow::Nothing);
+            let written = self.cache.follow(slice.start..rows, next, pages);
+            written.ok_or_else(|| EngineError("a page of the draft layer is missing".into()))?;
+            if let (SliceResult::Tokens(tokens), Some(next), Follow::Draft) = (result, next, slice.follow) {
+                tokens.draft = self.draft(rows, next, pages);
+            }
+        }
+        on_layer(LayerId(2), &self.cache);
+        Ok(())
     }
 
     fn pages(&self) -> &dyn Pages {
@@ -257,54 +256,17 @@ impl Backend for SimBackend {
     }
 
     fn write_page(&mut self, store: StoreId, page: u32, bytes: &[u8]) -> Result<(), EngineError> {
-        let wrong = || EngineError(format!("there is no page {page} of store {}", store.0));
-        let (page_bytes, all) = self.cache.stores.get_mut(store.0 as usize).ok_or_else(wrong)?;
-        let begin = page as usize * *page_bytes;
-        let target = all.get_mut(begin..begin + bytes.len().min(*page_bytes)).ok_or_else(wrong)?;
-        target.copy_from_slice(&bytes[..target.len()]);
-        Ok(())
+        self.cache.write_page(store, page, bytes)
     }
-}
-
-/// SplitMix64's finaliser over both numbers.
-fn mix(a: u64, b: u64) -> u64 {
-    let mut z = (a ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cache() -> SimCache {
-        let geometry = geometry();
-        let stores = geometry.stores.iter().map(|s| (s.block_bytes() as usize, vec![0; 4 * s.block_bytes() as usize]));
-        SimCache { stores: stores.collect() }
-    }
-
-    #[test]
-    fn chunks_and_pages_change_nothing() {
-        let tokens: Vec<u32> = (0..150).collect();
-        let whole = cache().compute(0, &tokens, &[0, 1, 2], &[2, 1, 0]);
-        let mut parts = cache();
-        parts.compute(0, &tokens[..70], &[3, 2], &[0, 1]).unwrap();
-        assert_eq!(parts.compute(70, &tokens[70..], &[3, 2, 1], &[0, 1, 3]), whole);
-        assert!(whole.is_some());
-    }
-
-    #[test]
-    fn a_wrong_row_is_found() {
-        let tokens: Vec<u32> = (0..10).collect();
-        let mut cache = cache();
-        cache.compute(0, &tokens, &[0], &[0]).unwrap();
-        cache.stores[2].1[8 * 9] ^= 1;
-        assert_eq!(cache.compute(10, &[1], &[0], &[0]), None);
-    }
-
     #[test]
     fn the_geometry_is_consistent() {
-        geometry().validate().unwrap();
+        [false, true].into_iter().for_each(|drafts| geometry(drafts).validate().unwrap());
+        assert_eq!(geometry(true).without_drafts().stores, geometry(false).stores);
     }
 }

@@ -259,8 +259,9 @@ async fn what_happened_is_counted() {
         "hadal_worker_transfers_total{direction=\"received\",outcome=\"ok\"} 1",
         // Five blocks of 300 tokens.
         "hadal_worker_kv_bytes_total{direction=\"received\",part=\"index\"} 2560",
-        "hadal_worker_kv_bytes_total{direction=\"received\",part=\"latent\"} 7680",
+        "hadal_worker_kv_bytes_total{direction=\"received\",part=\"latent\"} 10240",
         "hadal_worker_tokens_total{phase=\"decode\"} 5",
+        "hadal_worker_drafting 1",
         "hadal_worker_pages{part=\"index\",state=\"used\"} 0",
         "hadal_worker_ttft_seconds_count 1",
         "hadal_worker_tpot_seconds_count 1",

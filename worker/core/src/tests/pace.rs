@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::test_util::{config, generate, tokens};
-use crate::{Command, Config, Core, Event, Plan, RequestKey, Sampled, SliceResult, StepLoad, StepModel};
+use crate::{Command, Config, Core, Event, Plan, RequestKey, Sampled, SliceResult, StepLoad, StepModel, Tokens};
 
 /// Per row much more than per step, and at 8K tokens of context as much again: a model without an index.
 const DENSE: StepModel =
@@ -69,7 +69,9 @@ impl Clocked {
         let load = self.plan.load();
         self.now += Duration::from_micros(self.model.micros(load));
         let token = |sample| {
-            if sample { SliceResult::Token(Sampled { token: 7, logprobs: None }) } else { SliceResult::Computed }
+            let first = Sampled { token: 7, logprobs: None };
+            let tokens = Tokens { first, second: None, draft: Some(8) };
+            if sample { SliceResult::Tokens(tokens) } else { SliceResult::Computed }
         };
         let results: Vec<_> = self.plan.slices().iter().map(|slice| token(slice.sample)).collect();
         self.core.step_done(self.now, &results, &mut self.out);

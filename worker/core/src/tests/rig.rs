@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use hadal_types::{Attention, CacheChange, ChainHash, ChainRoot, LayerId, Ledger};
+use hadal_types::{Attention, CacheChange, ChainHash, ChainRoot, Ledger};
 
 use super::engine::{Engine, Fault, next_token, request_of};
 use crate::{Command, Config, Core, Event, Failure, FailureKind, FinishReason, Generate, Plan, Prefill, RequestKey};
@@ -16,6 +16,8 @@ pub(super) struct Rig {
     /// Whether the engine reports layers.
     pub(super) layers_reported: bool,
     pub(super) now: Duration,
+    /// What a row of a step takes.
+    pub(super) row_time: Duration,
     pub(super) watched: BTreeMap<RequestKey, Watched>,
     keys: u64,
     cached: BTreeSet<ChainHash>,
@@ -37,7 +39,8 @@ pub(super) fn reference(config: &Config, g: &Generate) -> Vec<u32> {
     let mut tokens = g.tokens[..g.prompt_tokens as usize].to_vec();
     let mut output = Vec::new();
     for index in 0..g.sampling.max_tokens {
-        let token = next_token(&config.geometry, &tokens, g.sampling.seed, config.vocab_tokens);
+        let drawn = next_token(&config.geometry, &tokens, g.sampling.seed, config.vocab_tokens);
+        let token = g.sampling.forced.get(index as usize).copied().unwrap_or(drawn);
         tokens.push(token);
         output.push(token);
         if index >= g.sampling.min_tokens && g.sampling.stop_token_ids.contains(&token) {
@@ -56,6 +59,7 @@ impl Rig {
             stepping: false,
             layers_reported: true,
             now: Duration::from_secs(1),
+            row_time: Duration::ZERO,
             watched: BTreeMap::new(),
             keys: 0,
             cached: BTreeSet::new(),
@@ -117,9 +121,9 @@ impl Rig {
     fn check_plan(&self) {
         let config = self.core.config();
         let load = self.plan.load();
-        assert!(load.prefill_tokens + load.decode_tokens <= config.step_tokens_max);
+        assert!(load.rows() <= config.step_tokens_max);
         if load.decode_tokens > 0 {
-            assert!(load.prefill_tokens <= config.chunk_tokens_max, "prefill beside decodes is bounded");
+            assert!(load.prefill_tokens <= config.chunk_rows(), "prefill beside decodes is bounded");
         }
         let starved = self.core.requests.values().any(|r| r.is_decodable() && !r.in_step);
         assert!(!starved, "every decode is in every step");
@@ -133,20 +137,28 @@ impl Rig {
         if !std::mem::take(&mut self.stepping) {
             return Vec::new();
         }
-        let mut out = Vec::new();
-        for layer in 0..self.core.config().geometry.layers.len() as u32 {
-            self.engine.layer(&self.plan, LayerId(layer));
+        let (mut out, mut results) = (Vec::new(), Vec::new());
+        for layer in self.core.config().geometry.layers.clone() {
+            // The draft layer comes after sampling.
+            if layer.draft {
+                results = self.engine.results(&self.core, &self.plan, fault);
+            } else {
+                self.engine.layer(&self.plan, layer.id, fault);
+            }
             if self.layers_reported {
                 let first = out.len();
-                self.core.layer_done(LayerId(layer), &mut out);
+                self.core.layer_done(layer.id, &mut out);
                 out[first..].iter().for_each(|c| sent(&self.engine, c));
             }
         }
+        self.now += self.row_time * self.plan.load().rows();
         let first = out.len();
         if fault == Fault::Step {
             self.core.step_failed("injected", &mut out);
         } else {
-            let results = self.engine.results(&self.core, &self.plan, fault);
+            if !self.core.config().drafts() {
+                results = self.engine.results(&self.core, &self.plan, fault);
+            }
             self.core.step_done(self.now, &results, &mut out);
         }
         out[first..].iter().for_each(|c| sent(&self.engine, c));
@@ -184,6 +196,11 @@ impl Rig {
                     assert_eq!(pages, &request.holding.pages(part)[..pages.len()], "a step's pages stay");
                 }
             }
+        }
+        // Rows beside the computed ones may be those of a step under way.
+        for request in self.core.requests.values().filter(|r| !r.is_waiting() && !self.stepping) {
+            let rows = request.computed + usize::from(request.ahead);
+            self.engine.check_drafts(&request.tokens, rows, |part| request.holding.pages(part).to_vec());
         }
         let snapshot = self.core.snapshot();
         assert_eq!(snapshot.sequence, self.sequence);

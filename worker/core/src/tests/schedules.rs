@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::engine::Fault;
 use super::pair::Pair;
 use super::rig::{Rig, reference};
-use crate::test_util::{config, generate, geometry, tokens};
+use crate::test_util::{config, generate, geometry, tokens, with_drafts};
 use crate::{Config, Event, FailureKind, Generate, RequestKey};
 
 /// What happens next.
@@ -84,13 +84,32 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A small worker of any shape.
 fn worker() -> impl Strategy<Value = Config> {
-    (3..12u32, 0..4u32, any::<bool>(), 17..200u32, 1..100u32).prop_map(|(pages, more, index, step, chunk)| Config {
-        geometry: geometry(2, index),
-        pages: if index { [pages + more, pages] } else { [0, pages] },
-        step_tokens_max: step,
-        chunk_tokens_max: chunk,
-        ..config(pages)
-    })
+    let drafts = prop_oneof![1 => Just(false), 2 => Just(true)];
+    (3..12u32, 0..4u32, any::<bool>(), drafts, 17..200u32, 1..100u32).prop_map(
+        |(pages, more, index, drafts, step, chunk)| Config {
+            geometry: if drafts { with_drafts(geometry(2, index)) } else { geometry(2, index) },
+            pages: if index { [pages + more, pages] } else { [0, pages] },
+            step_tokens_max: step,
+            chunk_tokens_max: chunk,
+            ..config(pages)
+        },
+    )
+}
+
+/// What an engine does that the core does not decide.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    pub(crate) layers_reported: bool,
+    /// Of a hundred drafts, how many are right.
+    pub(crate) right: u64,
+    /// What a row takes.
+    pub(crate) row_us: u64,
+}
+
+#[cfg(test)]
+fn machine() -> impl Strategy<Value = Machine> {
+    let parts = (any::<bool>(), 0..101u64, 0..50u64);
+    parts.prop_map(|(layers_reported, right, row_us)| Machine { layers_reported, right, row_us })
 }
 
 /// Two of them that understand each other.
@@ -102,10 +121,13 @@ pub(crate) fn alike(a: Config, b: Config) -> [Config; 2] {
 }
 
 /// A schedule from its first arrival until nothing is left to do, with every check on the way.
-pub(crate) fn run(workers: [Config; 2], layers_reported: [bool; 2], window: u64, ops: &[Op]) {
+pub(crate) fn run(workers: [Config; 2], machines: [Machine; 2], window: u64, ops: &[Op]) {
     let mut pair = Pair::new(workers);
     pair.window = window.max(512);
-    pair.workers.iter_mut().zip(layers_reported).for_each(|(rig, reported)| rig.layers_reported = reported);
+    for (rig, machine) in pair.workers.iter_mut().zip(machines) {
+        (rig.layers_reported, rig.engine.right) = (machine.layers_reported, machine.right);
+        rig.row_time = Duration::from_micros(machine.row_us);
+    }
     let mut schedule = Schedule { pair, excuses: Excuses::default(), arrivals: 0 };
     ops.iter().for_each(|op| schedule.apply(op));
     schedule.end();
@@ -139,7 +161,12 @@ impl Schedule {
         let g = generate(&format!("r{}", self.arrivals), tokens(prefix, length), max_tokens);
         let sampling = SamplingParams { seed: u64::from(self.arrivals % 3), ..g.sampling };
         let stop_token_ids = (0..5).map(|t| t * 200).collect();
-        Generate { sampling: SamplingParams { stop_token_ids, ..sampling }, ..g }
+        // Some begin with forced tokens, and some are measured row by row.
+        let forced = tokens(prefix + 5, if self.arrivals % 4 == 1 { max_tokens as usize / 2 } else { 0 });
+        let overlap = self.arrivals % 5 == 2;
+        let logprobs = overlap.then_some(0);
+        let sampling = SamplingParams { stop_token_ids, forced, choice_overlap: overlap, logprobs, ..sampling };
+        Generate { sampling, ..g }
     }
 
     fn apply(&mut self, op: &Op) {
@@ -223,19 +250,21 @@ proptest! {
     #[test]
     fn whatever_happens_pages_are_conserved_and_tokens_are_right(
         workers in (worker(), worker()),
-        layers_reported in any::<[bool; 2]>(),
+        machines in [machine(), machine()],
         window in 256..8192u64,
         ops in proptest::collection::vec(op(), 1..160),
     ) {
-        run(alike(workers.0, workers.1), layers_reported, window, &ops);
+        run(alike(workers.0, workers.1), machines, window, &ops);
     }
 
     #[test]
     fn a_full_worker_finishes_everything_that_it_admitted(
         pages in 3..7u32,
+        drafts in any::<bool>(),
         requests in proptest::collection::vec((0..4u32, 1..150usize, 1..120u32), 1..12),
     ) {
-        let mut rig = Rig::new(config(pages));
+        let geometry = if drafts { with_drafts(geometry(2, true)) } else { geometry(2, true) };
+        let mut rig = Rig::new(Config { geometry, ..config(pages) });
         let mut admitted = Vec::new();
         for (i, (prefix, length, max_tokens)) in requests.into_iter().enumerate() {
             let (key, _) = rig.generate(generate(&format!("r{i}"), tokens(prefix, length), max_tokens));

@@ -7,7 +7,7 @@ use hadal_types::{Attention, LeaseId, RequestId, StoreId};
 use super::engine::Fault;
 use super::pair::{Packet, Pair};
 use super::rig::Rig;
-use crate::test_util::{config, generate, geometry, tokens};
+use crate::test_util::{config, drafting, generate, geometry, tokens};
 use crate::{Command, Config, Event, FailureKind, FinishReason, Generate, Prefill, Unexpected};
 
 fn pair() -> Pair {
@@ -246,6 +246,26 @@ fn pages_of_a_leg_that_is_over_are_not_wanted() {
     assert_eq!(core(&p, 1, 0, 0), Err(Unexpected::Over));
     p.on(0, Event::BlockArrived { request: key, leg: 1, block: 0, store: StoreId(0) });
     assert!(core(&p, 2, 0, 0).is_ok(), "late news of the first leg does not count for the second");
+}
+
+#[test]
+fn nothing_of_a_prefill_that_is_not_finite_is_taken_over() {
+    let mut p = Pair::new([drafting(16), drafting(16)]);
+    let key = p.generate(0, remote("a", tokens(1, 250)));
+    for _ in 0..2 {
+        while !p.workers[1].stepping {
+            p.deliver();
+            p.begin_step(1);
+        }
+        // Credit comes first, so that all that may leave leaves before the result is known.
+        while p.deliver() {}
+        p.end_step(1, Fault::NotFinite);
+        while p.workers[1].core.requests.is_empty() && p.deliver() {}
+    }
+    assert_eq!(p.workers[0].core.requests[&key].computed, 0);
+    p.settle();
+    assert_eq!(p.workers[0].finished(key), Some(FinishReason::Length));
+    p.workers.iter().for_each(Rig::assert_idle);
 }
 
 #[test]

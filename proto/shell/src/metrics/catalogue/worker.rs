@@ -14,6 +14,8 @@ pub(super) const ALL: &[&Desc] = &[
     &WORKER_PREFIX_TOKENS,
     &WORKER_EVICTED_PAGES,
     &WORKER_PREEMPTIONS,
+    &WORKER_DRAFTS,
+    &WORKER_DRAFTING,
     &WORKER_KV_BYTES,
     &WORKER_TRANSFERS,
     &WORKER_TRANSFER_TIME,
@@ -48,7 +50,7 @@ pub static WORKER_SEQUENCES: Desc = Desc {
 pub static WORKER_TOKENS: Desc = Desc {
     name: "hadal_worker_tokens_total",
     kind: Kind::Counter,
-    help: "Tokens computed, by phase (prefill, decode).",
+    help: "Tokens computed, by phase (prefill, decode); of drafts, those that were right.",
     unit: "tokens",
     labels: &["phase"],
     advice: "The worker's throughput.",
@@ -115,6 +117,24 @@ pub static WORKER_PREEMPTIONS: Desc = Desc {
     unit: "sequences",
     labels: &[],
     advice: "More than a few: admission is too optimistic for these output lengths; add decode memory.",
+};
+/// Drafts.
+pub static WORKER_DRAFTS: Desc = Desc {
+    name: "hadal_worker_draft_tokens_total",
+    kind: Kind::Counter,
+    help: "Tokens that the draft layer proposed and that were tried, by result (accepted, refused).",
+    unit: "tokens",
+    labels: &["result"],
+    advice: "accepted / (accepted + refused) is the acceptance; answers are the same at any. Low: texts the layer was not trained on, or sampling at a high temperature.",
+};
+/// Whether tokens are drafted.
+pub static WORKER_DRAFTING: Desc = Desc {
+    name: "hadal_worker_drafting",
+    kind: Kind::Gauge,
+    help: "1 while steps of the latest batch size are made with drafts, 0 while these do not pay or there is no draft layer.",
+    unit: "none",
+    labels: &[],
+    advice: "0 under load is normal: where rows are what a step costs, drafts give no tokens a second more.",
 };
 /// KV bytes moved.
 pub static WORKER_KV_BYTES: Desc = Desc {
