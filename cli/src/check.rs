@@ -1,4 +1,6 @@
-//! `hadal check`: a checkpoint's golden data, run and compared.
+//! `hadal check`: a checkpoint's golden data, run and compared, or what its dtypes and cache encodings cost in quality.
+
+mod quality;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -18,7 +20,12 @@ Examples:
 
 Golden data are in the checkpoint's folder golden/, computed by an independent implementation in float32. The check runs
 in f32 with an f32 cache: choices of indexer and router and greedy tokens must be identical, logits within --tolerance.
-Ends with 0 when all passed and 1 when something differs.";
+Ends with 0 when all passed and 1 when something differs.
+
+With --quality, what each --dtype with each --kv costs against f32 with an f32 cache, on a text or on the golden prompts:
+how many of the positions that an indexer chooses are those that it chooses in f32, layer by layer on the same inputs, and
+how much the perplexity changes.
+  hadal check ~/models/V3.2 --quality --text book.txt --kv fp8 --kv int8-index";
 
 /// `hadal check`.
 #[derive(Debug, clap::Args)]
@@ -41,10 +48,15 @@ pub(crate) struct Options {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    quality: quality::QualityFlags,
 }
 
 /// Prints the report.
 pub(crate) fn run(options: &Options) -> Result<Exit, Fault> {
+    if options.quality.quality {
+        return quality::run(options);
+    }
     let progress = Progress::new();
     let report = check(
         &options.model,

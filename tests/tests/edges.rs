@@ -38,6 +38,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "hadal-model",
             "hadal-proto",
             "hadal-router",
+            // `hadal check` tokenises a text as a router does.
+            "hadal-router-core",
             "hadal-shell",
             "hadal-types",
             "hadal-worker",

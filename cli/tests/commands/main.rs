@@ -81,6 +81,20 @@ fn inspect_prints_what_a_published_model_needs() {
 }
 
 #[test]
+fn check_tells_what_a_cache_costs_in_quality() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/sample");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/held-out.txt");
+    let quality = ["check", model, "--quality", "--text", text, "--windows", "1", "--window", "300"];
+    let ended = run(&[&quality[..], &["--dtype", "bf16", "--kv", "int8-index", "--json"]].concat());
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let found: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((&found["tokens"], &found["kinds"][0]["kv"]), (&299.into(), &"int8-index".into()));
+    assert!(found["kinds"][0]["perplexity_change"].as_f64().unwrap().abs() < 0.05, "{found}");
+    assert_eq!(run(&[&quality[..], &["--dtype", "f32", "--kv", "f32"]].concat()).code, 64);
+    assert_eq!(run(&["check", model, "--kv", "f32"]).code, 64, "without --quality it means nothing");
+}
+
+#[test]
 fn a_router_waits_for_its_coordinator_and_drains_at_a_signal() {
     let mut router = Child::start(hadal().args([
         "router",

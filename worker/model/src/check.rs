@@ -4,6 +4,7 @@
 //! implementation over prompt and greedy continuation at once. Here the same tokens run in chunks over a paged cache.
 
 mod golden;
+mod quality;
 mod report;
 mod run;
 
@@ -16,6 +17,7 @@ use crate::forward::ForwardError;
 use crate::model::{LoadOptions, Model, Progress};
 use crate::weights::LoadError;
 pub use golden::GoldenError;
+pub use quality::{LayerOverlap, Quality, QualityOptions, QualityReport, quality};
 pub use report::{CheckReport, Choices, Constants, LayerMargin, PromptReport};
 
 /// How to check.
@@ -55,7 +57,7 @@ pub enum CheckError {
     #[error(transparent)]
     Golden(#[from] GoldenError),
     /// A prompt does not fit the model.
-    #[error("golden prompt {prompt}: {source}")]
+    #[error("prompt {prompt}: {source}")]
     Forward {
         /// The prompt.
         prompt: String,
@@ -90,6 +92,15 @@ pub fn check(dir: &Path, options: &CheckOptions<'_>) -> Result<CheckReport, Chec
         constants,
         prompts,
     })
+}
+
+/// The tokens of a checkpoint's golden prompts, with their continuations.
+///
+/// # Errors
+/// When there are none, or they cannot be read.
+pub fn golden_tokens(dir: &Path) -> Result<Vec<Vec<u32>>, CheckError> {
+    let golden = golden::Golden::open(dir)?;
+    Ok(golden.prompts.iter().map(|p| [&p.input_ids[..], &p.greedy_ids].concat()).collect())
 }
 
 #[cfg(test)]

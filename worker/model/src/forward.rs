@@ -263,7 +263,7 @@ fn finish_layer(layer: &Layer<'_>, cache: &Cache, ws: &mut Workspace, probe: &mu
     mlp::run(layer, &weights.mlp, ws, probe);
     hadal_kernels::add(&mut ws.x[..n], &ws.answer[..n]);
     if probe.details() {
-        probe.hidden(layer.id(), &ws.x[..n]);
+        probe.hidden(layer.id(), &mut ws.x[..n]);
     }
 }
 

@@ -110,8 +110,8 @@ pub trait Probe {
     /// A layer sent a row to these experts.
     fn routed(&mut self, _layer: LayerId, _row: usize, _route: Route<'_>) {}
 
-    /// The residual stream after a layer, `[rows, hidden]`.
-    fn hidden(&mut self, _layer: LayerId, _rows: &[f32]) {}
+    /// The residual stream after a layer, `[rows, hidden]`. What is written there is what the next layer reads.
+    fn hidden(&mut self, _layer: LayerId, _rows: &mut [f32]) {}
 
     /// The same after the last norm.
     fn last_hidden(&mut self, _rows: &[f32]) {}

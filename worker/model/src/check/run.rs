@@ -70,8 +70,8 @@ impl Probe for Seen {
         see(&mut self.router_margins, layer, route.margin, self.first + row);
     }
 
-    fn hidden(&mut self, layer: LayerId, rows: &[f32]) {
-        self.hidden[layer.0 as usize].extend(rows);
+    fn hidden(&mut self, layer: LayerId, rows: &mut [f32]) {
+        self.hidden[layer.0 as usize].extend_from_slice(rows);
     }
 
     fn last_hidden(&mut self, rows: &[f32]) {
