@@ -21,7 +21,7 @@ use hadal_types::{CacheChange, CacheEvent, ChainHash, Part, PartSet, Tier};
 
 pub use search::Match;
 use search::Source;
-use sets::{HELD_BITS, Holder, IDS_MAX, Sets};
+use sets::{HELD_BITS, IDS_MAX, Set, Sets};
 use table::{Key, SEGMENTS, Table};
 
 /// Position of a worker in the fleet's table; reused.
@@ -227,9 +227,9 @@ struct Chain<'a> {
 }
 
 impl Source for Chain<'_> {
-    fn holders(&self, at: usize) -> &[Holder] {
+    fn holders(&self, at: usize) -> Set<'_> {
         let word = self.directory.table.get(Key::new(self.chain[at]));
-        word.map_or(&[], |word| self.directory.sets.holders(word))
+        word.map_or(Set::default(), |word| self.directory.sets.set(word))
     }
 
     fn touch(&self, blocks: &[usize]) {

@@ -11,7 +11,7 @@
 
 use hadal_types::{Part, PartSet, Tier};
 
-use super::sets::{HELD_BITS, Holder, held, id};
+use super::sets::{HELD_BITS, Holder, Set, held, id};
 use super::{Slot, TIERS};
 
 const HELD: usize = HELD_BITS as usize;
@@ -48,7 +48,7 @@ fn cumulated(held: u8) -> u8 {
 /// What a search needs of the directory.
 pub(super) trait Source {
     /// The holders of block `at` of the chain.
-    fn holders(&self, at: usize) -> &[Holder];
+    fn holders(&self, at: usize) -> Set<'_>;
 
     /// Asks for the memory that [`Self::holders`] will read.
     fn touch(&self, blocks: &[usize]);
@@ -63,19 +63,19 @@ const ASKED: usize = (1 << AHEAD) - 1;
 
 /// Finds how many leading blocks of a chain of `length` each worker holds.
 pub(super) fn matches(source: &impl Source, length: usize) -> Vec<Match> {
-    let first = if length == 0 { &[] } else { source.holders(0) };
-    let mut found = Found::new(first, length as u32, source);
+    let first = if length == 0 { Set::default() } else { source.holders(0) };
+    let mut found = Found::new(first.holders, length as u32, source);
     if found.matches.is_empty() {
         return found.matches;
     }
     // All who are left in a range hold its first block; what is beyond the last one is held by nobody.
-    let mut ranges = vec![(0, length, first, &[][..], 0)];
+    let mut ranges = vec![(0, length, first, Set::default(), 0)];
     while let Some((from, to, before, after, ahead)) = ranges.pop() {
         if before == after {
             continue;
         }
         if to - from == 1 {
-            found.end(before, after, to as u32);
+            found.end(before.holders, after.holders, to as u32);
             continue;
         }
         let ahead = if ahead > 0 {

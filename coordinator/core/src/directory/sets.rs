@@ -33,6 +33,17 @@ pub(super) fn held(holder: Holder) -> u8 {
     (holder & ((1 << HELD_BITS) - 1)) as u8
 }
 
+/// The last steps of splitmix64.
+fn digest(holder: Holder) -> u64 {
+    let mixed = u64::from(holder).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ (mixed >> 27)
+}
+
+fn digest_of(holders: &[Holder]) -> u64 {
+    holders.iter().fold(0, |sum, holder| sum.wrapping_add(digest(*holder)))
+}
+
 fn holder(id: u32, held: u8) -> Holder {
     id << HELD_BITS | u32::from(held)
 }
@@ -48,12 +59,33 @@ pub(super) struct Changed {
     pub(super) purged: usize,
 }
 
+/// How many holders a run has, and the sum of their digests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    length: usize,
+    digest: u64,
+}
+
+/// The holders of a block, by id; some may be dead. Sets are compared by length and digest, so that runs of a thousand
+/// holders need not be read to see that they are the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Set<'a> {
+    pub(super) holders: &'a [Holder],
+    digest: u64,
+}
+
+impl PartialEq for Set<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.holders.len() == other.holders.len() && self.digest == other.digest
+    }
+}
+
 #[derive(Debug, Default)]
 struct Class {
     pages: Vec<Box<[u32]>>,
     free: Vec<u32>,
-    /// Holders of every run that was ever used.
-    lengths: Vec<u32>,
+    /// Of every run that was ever used.
+    sums: Vec<Sum>,
 }
 
 /// All runs.
@@ -70,6 +102,13 @@ impl Sets {
             name if name & RUN != 0 => &self.run(name)[..self.length(name)],
             _ => std::slice::from_ref(word),
         }
+    }
+
+    /// The same, to be compared.
+    pub(super) fn set<'a>(&'a self, word: &'a u32) -> Set<'a> {
+        let holders = self.holders(word);
+        let digest = if holders.len() > capacity(0) { self.sum(*word).digest } else { digest_of(holders) };
+        Set { holders, digest }
     }
 
     /// What a worker holds.
@@ -119,7 +158,8 @@ impl Sets {
                 kept += 1;
             }
         }
-        (if kept == length { word } else { self.fit(word, kept) }, length - kept)
+        let digest = digest_of(&run[..kept]);
+        (if kept == length { word } else { self.fit(word, Sum { length: kept, digest }) }, length - kept)
     }
 
     fn change_run(
@@ -138,10 +178,16 @@ impl Sets {
         let mut changed = Changed { word, before, after, purged: 0 };
         match (own, after) {
             (true, 0) => {
+                let gone = digest(run[at]);
                 run.copy_within(at + 1.., at);
-                changed.word = self.fit(word, length - 1);
+                let digest = self.sum(word).digest.wrapping_sub(gone);
+                changed.word = self.fit(word, Sum { length: length - 1, digest });
             }
-            (true, _) => run[at] = holder(worker, after),
+            (true, _) => {
+                let gone = digest(std::mem::replace(&mut run[at], holder(worker, after)));
+                let digest = self.sum(word).digest.wrapping_sub(gone).wrapping_add(digest(holder(worker, after)));
+                self.set_sum(word, Sum { length, digest });
+            }
             (false, 0) => {}
             (false, _) => (changed.word, changed.purged) = self.insert(word, holder(worker, after), is_live),
         }
@@ -165,21 +211,23 @@ impl Sets {
         let at = run[..length].partition_point(|h| *h < new);
         run.copy_within(at..length, at + 1);
         run[at] = new;
-        self.set_length(word, length + 1);
+        let digest = self.sum(word).digest.wrapping_add(digest(new));
+        self.set_sum(word, Sum { length: length + 1, digest });
         (word, purged)
     }
 
     fn pair(&mut self, one: Holder, two: Holder) -> u32 {
         let word = self.allocate(0);
         self.run_mut(word).copy_from_slice(&[one.min(two), one.max(two)]);
-        self.set_length(word, 2);
+        let digest = digest_of(&[one, two]);
+        self.set_sum(word, Sum { length: 2, digest });
         word
     }
 
-    /// The smallest word for the `length` holders that are left in a run.
-    fn fit(&mut self, word: u32, length: usize) -> u32 {
-        let (class, _) = split(word);
-        self.set_length(word, length);
+    /// The smallest word for the holders that are left in a run.
+    fn fit(&mut self, word: u32, sum: Sum) -> u32 {
+        let ((class, _), length) = (split(word), sum.length);
+        self.set_sum(word, sum);
         if length > 1 {
             let fewer = (length * 4 <= capacity(class)).then(|| class - 1);
             return fewer.map_or(word, |class| self.relocate(word, class));
@@ -190,10 +238,10 @@ impl Sets {
     }
 
     fn relocate(&mut self, word: u32, class: usize) -> u32 {
-        let (new, length) = (self.allocate(class), self.length(word));
-        let holders: Vec<u32> = self.run(word)[..length].to_vec();
-        self.run_mut(new)[..length].copy_from_slice(&holders);
-        self.set_length(new, length);
+        let (new, sum) = (self.allocate(class), self.sum(word));
+        let holders: Vec<u32> = self.run(word)[..sum.length].to_vec();
+        self.run_mut(new)[..sum.length].copy_from_slice(&holders);
+        self.set_sum(new, sum);
         self.free(word);
         new
     }
@@ -204,11 +252,11 @@ impl Sets {
         }
         let of = &mut self.classes[class];
         let index = of.free.pop().unwrap_or_else(|| {
-            if of.lengths.len() == of.pages.len() * runs(class) {
+            if of.sums.len() == of.pages.len() * runs(class) {
                 of.pages.push(vec![0; runs(class) * capacity(class)].into_boxed_slice());
             }
-            of.lengths.push(0);
-            of.lengths.len() as u32 - 1
+            of.sums.push(Sum::default());
+            of.sums.len() as u32 - 1
         });
         RUN | (class as u32) << INDEX_BITS | index
     }
@@ -225,12 +273,17 @@ impl Sets {
     fn length(&self, word: u32) -> usize {
         let (class, index) = split(word);
         // A pair is two: that need not be read.
-        if class == 0 { capacity(0) } else { self.classes[class].lengths[index] as usize }
+        if class == 0 { capacity(0) } else { self.classes[class].sums[index].length }
     }
 
-    fn set_length(&mut self, word: u32, length: usize) {
+    fn sum(&self, word: u32) -> Sum {
         let (class, index) = split(word);
-        self.classes[class].lengths[index] = length as u32;
+        self.classes[class].sums[index]
+    }
+
+    fn set_sum(&mut self, word: u32, sum: Sum) {
+        let (class, index) = split(word);
+        self.classes[class].sums[index] = sum;
     }
 
     fn run(&self, word: u32) -> &[u32] {
@@ -300,6 +353,7 @@ mod tests {
                 prop_assert_eq!(live, map.clone().into_iter().collect::<Vec<_>>());
                 prop_assert_eq!(sets.holders(&word).len(), map.len() + dead);
                 prop_assert_eq!(sets.held(&word, worker), after);
+                prop_assert_eq!(sets.set(&word).digest, digest_of(sets.holders(&word)));
                 prop_assert_eq!(word & RUN == 0, sets.holders(&word).len() < 2);
             }
         }
