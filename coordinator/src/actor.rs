@@ -1,4 +1,4 @@
-//! The task that owns the core. Everything that happens comes to it through one bounded mailbox, and it carries out what
+//! The task that owns the core, for one term of leadership. Everything that happens comes to it through one bounded mailbox, and it carries out what
 //! the core commands.
 
 use std::collections::HashMap;
@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use hadal_coordinator_core::{Answer, Command, ConnectionId, Core, Event, PlaceId, PlaceRequest, WorkerInfo};
 use hadal_proto::cluster as w;
+use hadal_types::Term;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
 use crate::counts::Counts;
+use crate::leadership::Fence;
 use crate::wire;
 
 /// How often the core is told that time has passed, and calls whose router is gone are looked for.
@@ -38,6 +40,18 @@ enum Message {
     Attach { connection: ConnectionId, worker: Box<WorkerInfo>, attached: Attached },
     Event(Event),
     Place { request: Box<PlaceRequest>, answer: oneshot::Sender<Answer> },
+    Drain { worker: String, answer: oneshot::Sender<Result<Term, DrainError>> },
+}
+
+/// Why a worker was not told to drain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DrainError {
+    #[error("no worker {0:?} is registered")]
+    Unknown(String),
+    #[error("this coordinator cannot show that it still leads, since its store does not answer; ask again")]
+    Unconfirmed,
+    #[error("worker {0:?} does not read its commands; ask again")]
+    Deaf(String),
 }
 
 /// A worker's connection.
@@ -100,6 +114,13 @@ impl Mailbox {
         answered.await.map_err(|_| Ended)
     }
 
+    /// Has a worker told to drain.
+    pub(crate) async fn drain(&self, worker: String) -> Result<Result<Term, DrainError>, Ended> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Drain { worker, answer }).await?;
+        answered.await.map_err(|_| Ended)
+    }
+
     /// The fleet, and what becomes of it.
     pub(crate) fn view(&self) -> watch::Receiver<Arc<w::FleetView>> {
         self.view.clone()
@@ -118,6 +139,8 @@ struct Call {
 /// The task's state.
 pub(crate) struct Actor {
     core: Core,
+    term: Term,
+    fence: Arc<Fence>,
     counts: Counts,
     heartbeat: Duration,
     lost_after: Duration,
@@ -136,6 +159,8 @@ pub(crate) struct Actor {
 /// What an actor is made of.
 pub(crate) struct Parts {
     pub(crate) core: Core,
+    pub(crate) term: Term,
+    pub(crate) fence: Arc<Fence>,
     pub(crate) counts: Counts,
     pub(crate) heartbeat: Duration,
     pub(crate) lost_after: Duration,
@@ -146,12 +171,14 @@ pub(crate) struct Parts {
 impl Actor {
     pub(crate) fn new(parts: Parts) -> (Self, Mailbox) {
         let (sender, messages) = mpsc::channel(parts.mailbox);
-        let empty = w::FleetView { term: wire::TERM.0, ..w::FleetView::default() };
+        let empty = w::FleetView { term: parts.term.0, ..w::FleetView::default() };
         let (view, watched) = watch::channel(Arc::new(empty));
         let start = Instant::now();
         let mailbox = Mailbox { messages: sender, view: watched, connections: Arc::default(), start };
         let actor = Self {
             core: parts.core,
+            term: parts.term,
+            fence: parts.fence,
             counts: parts.counts,
             heartbeat: parts.heartbeat,
             lost_after: parts.lost_after,
@@ -186,7 +213,7 @@ impl Actor {
                 },
             }
         }
-        self.counts.show(&self.core);
+        self.counts.gone(&self.core);
     }
 
     fn take(&mut self, message: Message) {
@@ -215,7 +242,27 @@ impl Actor {
                 self.on(Event::Place { place, request });
                 self.counts.decided(began.elapsed());
             }
+            Message::Drain { worker, answer } => {
+                // Whoever asked has gone: the command stands.
+                let _ = answer.send(self.drain_worker(&worker));
+            }
         }
+    }
+
+    /// Commands a worker to drain, if this coordinator surely leads.
+    fn drain_worker(&mut self, worker: &str) -> Result<Term, DrainError> {
+        // Nothing is awaited from here until the command leaves.
+        if !self.fence.is_open(Instant::now()) {
+            return Err(DrainError::Unconfirmed);
+        }
+        let of_worker = |(_, attached): &(&ConnectionId, &Attached)| attached.register.worker_id == worker;
+        let (_, attached) =
+            self.connections.iter().find(of_worker).ok_or_else(|| DrainError::Unknown(worker.into()))?;
+        let drain = w::coordinator_command::Command::Drain(w::Drain { term: self.term.0 });
+        let command = Ok(w::CoordinatorCommand { command: Some(drain) });
+        attached.commands.try_send(command).map_err(|_| DrainError::Deaf(worker.into()))?;
+        tracing::info!(%worker, term = self.term.0, "worker told to drain");
+        Ok(self.term)
     }
 
     fn tick(&mut self) {
@@ -262,7 +309,7 @@ impl Actor {
                 self.send(
                     connection,
                     w::coordinator_command::Command::Registered(w::Registered {
-                        term: wire::TERM.0,
+                        term: self.term.0,
                         heartbeat_ms: wire::millis(self.heartbeat),
                         lost_after_ms: wire::millis(self.lost_after),
                     }),
@@ -316,7 +363,7 @@ impl Actor {
             Some(wire::fleet_worker(view, &attached.register))
         };
         let view = w::FleetView {
-            term: wire::TERM.0,
+            term: self.term.0,
             workers: self.core.workers().filter_map(worker).collect(),
             queued: u32::try_from(self.core.queued()).unwrap_or(u32::MAX),
         };

@@ -80,7 +80,8 @@ async fn reports_until_the_end(
             Ok(None) | Err(_) => return End::Closed,
         };
         let event = match event(connection, report) {
-            Ok(event) => event,
+            Ok(Some(event)) => event,
+            Ok(None) => continue,
             Err(error) => return End::Malformed(error),
         };
         if mailbox.event(event).await.is_err() {
@@ -89,8 +90,9 @@ async fn reports_until_the_end(
     }
 }
 
-fn event(connection: ConnectionId, report: Report) -> Result<Event, Malformed> {
-    Ok(match report {
+/// What a report is for the core, if anything.
+fn event(connection: ConnectionId, report: Report) -> Result<Option<Event>, Malformed> {
+    Ok(Some(match report {
         Report::Register(register) => {
             let problem = format!("worker {} has registered on this connection already", register.worker_id);
             return Err(Malformed { field: "report", problem });
@@ -99,7 +101,11 @@ fn event(connection: ConnectionId, report: Report) -> Result<Event, Malformed> {
         Report::CacheEvents(events) => Event::CacheEvents { connection, events: wire::events(&events)? },
         Report::CacheSnapshot(snapshot) => Event::CacheSnapshot { connection, chunk: wire::snapshot(&snapshot)? },
         Report::Leave(_) => Event::Leaving { connection },
-    })
+        Report::CommandRefused(w::CommandRefused { term, term_highest }) => {
+            tracing::warn!(term, term_highest, "a worker refuses a command, since it knows of a later leader");
+            return Ok(None);
+        }
+    }))
 }
 
 /// Tells the worker why, if it still reads.

@@ -5,12 +5,27 @@ use std::time::Duration;
 use hadal_coordinator_core::policy::{self, Policy, Settings};
 use hadal_shell::units::duration;
 
+use crate::store::StoreAddress;
+
 /// How a coordinator is run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Where workers and routers reach this coordinator; port 0 takes any free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
     pub grpc: String,
+
+    /// What others dial to reach --grpc, when it is not what this coordinator binds to
+    #[arg(long, value_name = "HOST:PORT")]
+    pub grpc_advertise: Option<String>,
+
+    /// Where coordinators agree on who leads: memory for one without standbys, or etcd://HOST:PORT,HOST:PORT/PREFIX
+    /// (etcds:// for TLS with --tls-cert), the same for all coordinators of a cluster and another one's PREFIX for another
+    #[arg(long, value_name = "STORE", default_value = "memory")]
+    pub store: StoreAddress,
+
+    /// With a store: a leader that hangs is replaced after so long. The store is written to six times in it
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub leader_lease: Duration,
 
     /// Serve /metrics, /health and /ready here
     #[arg(long, value_name = "HOST:PORT")]
@@ -68,6 +83,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             grpc: "127.0.0.1:8002".into(),
+            grpc_advertise: None,
+            store: StoreAddress::Memory,
+            leader_lease: Duration::from_secs(3),
             metrics: None,
             policy: policy::REGISTRY[0].name.into(),
             request_tokens: 256,
@@ -83,6 +101,9 @@ impl Default for Config {
         }
     }
 }
+
+/// etcd raises shorter leases to this: one and a half times its own election timeout, in whole seconds.
+const LEADER_LEASE_MIN: Duration = Duration::from_secs(2);
 
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +126,10 @@ impl Config {
         if let Some((flag, _)) = times.into_iter().find(|&(_, time)| time < Duration::from_millis(1)) {
             return Err(ConfigError { flag, problem: "must be at least 1ms".into() });
         }
+        if self.leader_lease < LEADER_LEASE_MIN {
+            let problem = format!("must be at least {LEADER_LEASE_MIN:?}, the shortest that etcd gives");
+            return Err(ConfigError { flag: "leader-lease", problem });
+        }
         if self.lost_after < 2 * self.heartbeat {
             let problem = format!(
                 "{:?} is less than two heartbeats of {:?}, so that one late heartbeat would lose a worker",
@@ -126,6 +151,10 @@ impl Config {
             growth_tokens: self.growth_tokens,
             local_prefill_tokens: self.local_prefill_tokens,
             lease: self.lease,
+            rebuild: match self.store {
+                StoreAddress::Memory => Duration::ZERO,
+                StoreAddress::Etcd { .. } => self.lost_after,
+            },
             ..hadal_coordinator_core::Config::default()
         }
     }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use hadal_coordinator_core::{Core, Counters, Discarded, Loss, Outcome, RefusalKind};
 use hadal_shell::metrics::{MetricError, Metrics, catalogue as c};
-use hadal_types::Role;
+use hadal_types::{Role, Term};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-/// Handles of the registered metrics.
+/// Handles of the registered metrics. A clone counts on from where the metrics are.
+#[derive(Clone)]
 pub(crate) struct Counts {
     workers: IntGaugeVec,
     lost: IntCounterVec,
@@ -23,6 +24,8 @@ pub(crate) struct Counts {
     blocks: IntGauge,
     queue_seconds: Histogram,
     placement_seconds: Histogram,
+    leading: IntGauge,
+    term: IntGauge,
     shown: Counters,
 }
 
@@ -44,6 +47,8 @@ impl Counts {
             blocks: metrics.gauge(&c::COORDINATOR_DIRECTORY_BLOCKS)?.with_label_values(none),
             queue_seconds: metrics.histogram(&c::COORDINATOR_QUEUE_TIME)?.with_label_values(none),
             placement_seconds: metrics.histogram(&c::COORDINATOR_PLACEMENT_TIME)?.with_label_values(none),
+            leading: metrics.gauge(&c::COORDINATOR_LEADING)?.with_label_values(none),
+            term: metrics.gauge(&c::COORDINATOR_TERM)?.with_label_values(none),
             shown: Counters::default(),
         })
     }
@@ -56,6 +61,24 @@ impl Counts {
     /// Notes how long the core took for a request that arrived.
     pub(crate) fn decided(&self, took: Duration) {
         self.placement_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes whether this coordinator leads, and under which term.
+    pub(crate) fn leads(&self, term: Option<Term>) {
+        self.leading.set(i64::from(term.is_some()));
+        if let Some(term) = term {
+            self.term.set(term.0.cast_signed());
+        }
+    }
+
+    /// The last word of a core: what it has counted stays, what it held is nobody's.
+    pub(crate) fn gone(&mut self, core: &Core) {
+        self.show(core);
+        for role in [Role::Prefill, Role::Decode, Role::Mixed] {
+            self.workers.with_label_values(&[role.name()]).set(0);
+        }
+        self.queue.set(0);
+        self.blocks.set(0);
     }
 
     /// Brings the metrics up to what the core has counted.

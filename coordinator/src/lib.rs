@@ -5,12 +5,15 @@ mod actor;
 mod attach;
 mod config;
 mod counts;
+mod leadership;
 mod service;
 mod start;
+mod store;
 mod wire;
 
 pub use config::{Config, ConfigError};
 pub use start::{Handle, StartError, start};
+pub use store::{StoreAddress, StoreAddressError};
 
 #[cfg(test)]
 mod tests;

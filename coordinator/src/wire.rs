@@ -9,12 +9,8 @@ use hadal_coordinator_core::{
 use hadal_proto::cluster as w;
 use hadal_proto::{Malformed, PROTOCOL_VERSION, hashes_from_bytes, id16};
 use hadal_types::{
-    CacheEvent, Fingerprint, Geometry, Incarnation, LeaseId, Ledger, NumericsClass, Priority, RequestId, Role, Term,
-    WorkerId,
+    CacheEvent, Fingerprint, Geometry, Incarnation, LeaseId, Ledger, NumericsClass, Priority, RequestId, Role, WorkerId,
 };
-
-/// The one leadership of a coordinator without standbys.
-pub(crate) const TERM: Term = Term(1);
 
 /// The version before ours; 0 is none, but a peer that says nothing.
 const OLDEST_VERSION: u32 = if PROTOCOL_VERSION > 1 { PROTOCOL_VERSION - 1 } else { 1 };

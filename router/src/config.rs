@@ -8,8 +8,9 @@ use hadal_shell::units::{bytes, duration};
 /// How a router is run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Where the coordinator listens; the router waits for it as long as it takes
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
+    /// Where the coordinator listens, or each of several, of which one leads; the router waits for it as long as it
+    /// takes
+    #[arg(long, value_name = "HOST:PORT[,...]", default_value = "127.0.0.1:8002")]
     pub coordinator: String,
 
     /// Where OpenAI's HTTP API is served, and /health, /ready and /metrics beside it

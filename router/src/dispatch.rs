@@ -13,12 +13,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_router_core::{Failure, FailureKind, SamplingOptions};
+use hadal_shell::leader::Leader;
 use hadal_shell::tasks::Tasks;
 use hadal_types::{RequestId, SamplingParams};
 use tokio::sync::{Semaphore, mpsc};
-use tonic::transport::Channel;
 
 use crate::config::Limits;
 use crate::dispatch::request::Request;
@@ -34,7 +33,7 @@ mod trouble;
 
 /// Dispatches submissions. Shared by all requests.
 pub(crate) struct Dispatch {
-    pub(crate) coordinator: CoordinatorClient<Channel>,
+    pub(crate) leader: Leader,
     pub(crate) fleet: Fleet,
     pub(crate) workers: Workers,
     pub(crate) limits: Limits,

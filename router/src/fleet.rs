@@ -1,7 +1,8 @@
 //! The fleet as the coordinator last described it.
 //!
-//! One task holds the watch open and opens it again for ever, with backoff; the last view stays in force while the
-//! coordinator is away. A description that cannot be understood is left out and logged: one bad worker hides nothing
+//! One task holds the watch of the coordinator that leads open and opens it again for ever, with backoff; the last view
+//! stays in force while there is none. Workers come to a new leader one by one, and until they had time for it, those that
+//! the leader before knew are in the view, too. A description that cannot be understood is left out and logged: one bad worker hides nothing
 //! but itself.
 
 use std::collections::BTreeMap;
@@ -11,13 +12,17 @@ use std::time::Duration;
 use hadal_proto::{cluster as w, id16};
 use hadal_router_core::Backoff;
 use hadal_shell::grpc::explain;
+use hadal_shell::leader::{Leader, Target};
 use hadal_types::{Fingerprint, Ledger, NumericsClass, Role};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::Streaming;
 use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
+use rebuild::Rebuild;
+
+mod rebuild;
 
 /// A file of a model, by its hash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,8 +84,7 @@ pub(crate) struct Fleet {
 
 /// What the watching task writes.
 pub(crate) struct Watcher {
-    address: String,
-    channel: Channel,
+    leader: Leader,
     view: watch::Sender<Arc<View>>,
     link: watch::Sender<Link>,
     metrics: Metrics,
@@ -93,10 +97,10 @@ const REMIND: Duration = Duration::from_secs(30);
 
 impl Fleet {
     /// The handle, and what has to be run to keep it true.
-    pub(crate) fn new(address: String, channel: Channel, metrics: Metrics) -> (Self, Watcher) {
+    pub(crate) fn new(leader: Leader, metrics: Metrics) -> (Self, Watcher) {
         let (view, view_receiver) = watch::channel(Arc::default());
         let (link, link_receiver) = watch::channel(Link::Down("no answer yet".into()));
-        let watcher = Watcher { address, channel, view, link, metrics };
+        let watcher = Watcher { leader, view, link, metrics };
         (Self { view: view_receiver, link: link_receiver }, watcher)
     }
 
@@ -126,21 +130,37 @@ impl Watcher {
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         let mut said: Option<Instant> = None;
+        let mut rebuild = Rebuild::default();
         loop {
-            let reason = self.watch_once(&mut backoff, &mut said).await;
+            let (target, mut leader) = (self.leader.target(), self.leader.clone());
+            let reason = tokio::select! {
+                () = leader.other_than(&target) => {
+                    backoff.reset();
+                    continue;
+                }
+                reason = self.watch_once(&target, &mut rebuild, (&mut backoff, &mut said)) => reason,
+            };
             if said.is_none_or(|at| at.elapsed() >= REMIND) {
-                warn!(coordinator = %self.address, %reason, "waiting for the coordinator; trying again");
+                warn!(coordinator = %self.leader.listed(), %reason, "waiting for the coordinator; trying again");
                 said = Some(Instant::now());
             }
             self.link.send_replace(Link::Down(reason));
             self.metrics.coordinator(false);
-            sleep(backoff.wait()).await;
+            tokio::select! {
+                () = sleep(backoff.wait()) => {}
+                () = leader.other_than(&target) => backoff.reset(),
+            }
         }
     }
 
     /// One watch, to its end. Returns why it ended.
-    async fn watch_once(&self, backoff: &mut Backoff, said: &mut Option<Instant>) -> String {
-        let mut client = w::coordinator_client::CoordinatorClient::new(self.channel.clone())
+    async fn watch_once(
+        &self,
+        target: &Target,
+        rebuild: &mut Rebuild,
+        (backoff, said): (&mut Backoff, &mut Option<Instant>),
+    ) -> String {
+        let mut client = w::coordinator_client::CoordinatorClient::new(target.channel.clone())
             .max_decoding_message_size(VIEW_BYTES_MAX);
         let opened = timeout(FIRST_VIEW, async {
             let mut views = client.watch(w::WatchRequest {}).await?.into_inner();
@@ -155,17 +175,34 @@ impl Watcher {
         while let Some(view) = next {
             backoff.reset();
             if self.link.send_replace(Link::Up) != Link::Up {
-                info!(coordinator = %self.address, term = view.term, "coordinator found");
+                info!(coordinator = %target.address, term = view.term, "coordinator found");
                 self.metrics.coordinator(true);
                 *said = None;
             }
-            self.view.send_replace(Arc::new(View::read(&view)));
-            next = match views.message().await {
-                Ok(next) => next,
+            let (whole, until) = rebuild.complete(view, Instant::now());
+            self.view.send_replace(Arc::new(View::read(&whole)));
+            next = match heard(&mut views, until).await {
+                Ok(Some(next)) => next,
+                // Those that have not come by now are gone, though the leader has nothing new to say.
+                Ok(None) => rebuild.latest(),
                 Err(status) => return explain(&status),
             };
         }
         "it ended the watch".into()
+    }
+}
+
+/// The next view, or none when `until` has come before.
+async fn heard(
+    views: &mut Streaming<w::FleetView>,
+    until: Option<Instant>,
+) -> Result<Option<Option<w::FleetView>>, tonic::Status> {
+    match until {
+        None => views.message().await.map(Some),
+        Some(until) => tokio::select! {
+            next = views.message() => next.map(Some),
+            () = sleep_until(until) => Ok(None),
+        },
     }
 }
 

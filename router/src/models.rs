@@ -332,9 +332,10 @@ mod tests {
 
     fn librarian() -> Librarian {
         let (shell, config) = (Shell::local(), Config::default());
-        let channel = hadal_shell::grpc::channel(&config.coordinator, None).unwrap();
+        let leader =
+            hadal_shell::leader::Leader::find(&config.coordinator, None, &hadal_shell::tasks::Tasks::new()).unwrap();
         let metrics = Metrics::new(&shell.metrics).unwrap();
-        let (fleet, _) = Fleet::new(config.coordinator.clone(), channel, metrics.clone());
+        let (fleet, _) = Fleet::new(leader, metrics.clone());
         let shared = (Arc::new(Semaphore::new(1)), metrics);
         Models::new(fleet, Workers::new(None), Aliases::default(), &config.limits().unwrap(), shared).1
     }

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_router_core::{Failure, FailureKind};
 use hadal_shell::Shell;
+use hadal_shell::leader::Leader;
 use hadal_shell::metrics::Status;
 use hadal_shell::tasks::{Tasks, Unfinished};
 use tokio::net::TcpListener;
@@ -154,18 +154,18 @@ pub(crate) fn service(config: &Config, shell: &Shell) -> Result<Service, StartEr
     let limits = config.limits()?;
     let aliases = Aliases::parse(&config.served_model_name)?;
     let tls = shell.exposure.tls.clone();
-    let channel = hadal_shell::grpc::channel(&config.coordinator, tls.as_ref())?;
+    let leader = Leader::find(&config.coordinator, tls.as_ref(), &shell.tasks)?;
     let metrics = Metrics::new(&shell.metrics)?;
     let workers = Workers::new(tls);
     let waiting = Arc::new(Semaphore::new(limits.waiting));
-    let (fleet, watcher) = Fleet::new(config.coordinator.clone(), channel.clone(), metrics.clone());
+    let (fleet, watcher) = Fleet::new(leader.clone(), metrics.clone());
     let shared = (Arc::clone(&waiting), metrics.clone());
     let (models, librarian) = Models::new(fleet.clone(), workers.clone(), aliases, &limits, shared);
     // While streams finish they may have to be placed again, so the view is kept to the end.
     shell.tasks.spawn_service("fleet", watcher.run());
     shell.tasks.spawn_service("models", librarian.run());
     let dispatch = Dispatch {
-        coordinator: CoordinatorClient::new(channel).max_decoding_message_size(hadal_shell::grpc::MESSAGE_BYTES_MAX),
+        leader,
         fleet: fleet.clone(),
         workers,
         limits,

@@ -5,6 +5,9 @@
 pub mod checkpoint;
 pub mod client;
 pub mod cluster;
+pub mod ensemble;
+pub mod etcd;
+pub mod history;
 pub mod http;
 pub mod load;
 pub mod process;

@@ -9,7 +9,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("hadal-types", &[]),
     ("hadal-proto", &["hadal-types"]),
-    ("hadal-shell", &["hadal-types"]),
+    ("hadal-shell", &["hadal-proto", "hadal-types"]),
     ("hadal-kernels", &["hadal-types"]),
     ("hadal-model", &["hadal-kernels", "hadal-types"]),
     ("hadal-worker-core", &["hadal-types"]),

@@ -1,5 +1,5 @@
-//! The connection to the coordinator: registration first, then heartbeats and cache events, until it breaks; then
-//! again, for ever. It runs beside the step thread and reads what that shows, so a long step cannot silence it.
+//! The connection to the coordinator that leads: registration first, then heartbeats and cache events, until it breaks or
+//! another one leads; then again, for ever. It runs beside the step thread and reads what that shows, so a long step cannot silence it.
 
 mod report;
 
@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 use hadal_proto::cluster as w;
 use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_shell::grpc::{MESSAGE_BYTES_MAX, explain};
-use hadal_types::CacheEvent;
+use hadal_shell::leader::{Leader, Target};
+use hadal_types::{CacheEvent, Term};
 use hadal_worker_core::CacheSnapshot;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use w::coordinator_command::Command;
 use w::worker_report::Report;
 
+use crate::fence::Fence;
 use crate::metrics::Counters;
 use crate::shared::Shared;
 use crate::step::{Message, Steps};
@@ -41,8 +42,8 @@ const REMIND: Duration = Duration::from_secs(30);
 /// What the connection needs.
 pub(crate) struct Attach {
     pub(crate) identity: Identity,
-    pub(crate) coordinator: String,
-    pub(crate) channel: Channel,
+    pub(crate) leader: Leader,
+    pub(crate) fence: Fence,
     pub(crate) steps: Steps,
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Counters,
@@ -66,6 +67,8 @@ enum Lost {
     Refused(w::Refused),
     #[error("it speaks another protocol: {0}")]
     Protocol(&'static str),
+    #[error("another one leads")]
+    Deposed,
 }
 
 /// One connection that stands.
@@ -84,16 +87,19 @@ impl Attach {
         let mut backoff = BACKOFF_MIN;
         let mut said: Option<Instant> = None;
         loop {
-            let lost = match self.connect().await {
-                Ok(connection) => {
-                    (backoff, said) = (BACKOFF_MIN, None);
-                    self.set_registered(true);
-                    let lost = self.serve(connection).await;
-                    self.set_registered(false);
-                    lost
-                }
-                Err(lost) => lost,
+            let target = self.leader.target();
+            let mut leader = self.leader.clone();
+            let lost = tokio::select! {
+                () = leader.other_than(&target) => Lost::Deposed,
+                lost = self.follow(&target, &mut backoff, &mut said) => lost,
             };
+            self.set_registered(false);
+            if let Lost::Deposed = lost {
+                tracing::info!(coordinator = %target.address, "another coordinator leads; this worker goes there");
+                (backoff, said) = (BACKOFF_MIN, None);
+                while self.events.try_recv().is_ok() {}
+                continue;
+            }
             if said.is_none_or(|at| at.elapsed() >= REMIND) {
                 said = Some(Instant::now());
                 self.tell(&lost);
@@ -102,14 +108,29 @@ impl Attach {
                 Lost::Refused(w::Refused { again: false, .. }) => BACKOFF_REFUSED,
                 _ => (backoff * 2).min(BACKOFF_MAX),
             };
-            tokio::time::sleep(backoff).await;
+            tokio::select! {
+                () = leader.other_than(&target) => backoff = BACKOFF_MIN,
+                () = tokio::time::sleep(backoff) => {}
+            }
             // What was not sent is part of the next snapshot.
             while self.events.try_recv().is_ok() {}
         }
     }
 
+    /// One connection, to its end.
+    async fn follow(&mut self, target: &Target, backoff: &mut Duration, said: &mut Option<Instant>) -> Lost {
+        match self.connect(target).await {
+            Ok(connection) => {
+                (*backoff, *said) = (BACKOFF_MIN, None);
+                self.set_registered(true);
+                self.serve(connection).await
+            }
+            Err(lost) => lost,
+        }
+    }
+
     fn tell(&self, lost: &Lost) {
-        let coordinator = &self.coordinator;
+        let coordinator = self.leader.listed();
         match lost {
             Lost::Refused(refused) => {
                 tracing::warn!(%coordinator, reason = %refused.reason, "the coordinator refuses this worker, which goes on asking");
@@ -126,11 +147,11 @@ impl Attach {
         self.counters.connected(registered);
     }
 
-    async fn connect(&self) -> Result<Connection, Lost> {
+    async fn connect(&mut self, target: &Target) -> Result<Connection, Lost> {
         let (reports, outgoing) = mpsc::channel(REPORTS);
         let register = self.identity.register(&self.shared.lock().ledger);
         send(&reports, Report::Register(register)).await?;
-        let client = CoordinatorClient::new(self.channel.clone());
+        let client = CoordinatorClient::new(target.channel.clone());
         let mut client =
             client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let answer = tokio::time::timeout(PATIENCE, async {
@@ -144,7 +165,8 @@ impl Attach {
             Command::Refused(refused) => return Err(Lost::Refused(refused)),
             _ => return Err(Lost::Protocol("a registration must be answered first")),
         };
-        tracing::info!(coordinator = %self.coordinator, term = registered.term, "registered");
+        self.fence.see(Term(registered.term));
+        tracing::info!(coordinator = %target.address, term = registered.term, "registered");
         let mut heartbeats = tokio::time::interval(Duration::from_millis(registered.heartbeat_ms.clamp(10, 60_000)));
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Connection { reports, commands, heartbeats, sequence: 0, snapshot: None, left: false })
@@ -197,11 +219,20 @@ impl Attach {
                     Ok(())
                 }
                 Some(Command::Refused(refused)) => Err(Lost::Refused(refused)),
-                Some(Command::Drain(drain)) => {
-                    tracing::info!(term = drain.term, "the coordinator drains this worker");
-                    (self.on_drain)();
-                    Ok(())
-                }
+                Some(Command::Drain(drain)) => match self.fence.admit(Term(drain.term)) {
+                    Ok(()) => {
+                        tracing::info!(term = drain.term, "the coordinator drains this worker");
+                        (self.on_drain)();
+                        Ok(())
+                    }
+                    Err(deposed) => {
+                        tracing::warn!(error = %deposed, "a drain was refused");
+                        self.counters.command_refused();
+                        let refused =
+                            w::CommandRefused { term: deposed.term.0, term_highest: deposed.highest.0 };
+                        send(reports, Report::CommandRefused(refused)).await
+                    }
+                },
                 // Said again, or of a later release.
                 Some(Command::Registered(_)) | None => Ok(()),
             },

@@ -23,8 +23,9 @@ pub struct Config {
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
 
-    /// Where the coordinator listens; the worker waits for it as long as it takes
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
+    /// Where the coordinator listens, or each of several, of which one leads; the worker waits for it as long as it
+    /// takes
+    #[arg(long, value_name = "HOST:PORT[,...]", default_value = "127.0.0.1:8002")]
     pub coordinator: String,
 
     /// Where this worker serves gRPC to routers and other workers; port 0 takes any free one

@@ -5,6 +5,7 @@ mod attach;
 mod config;
 mod engine;
 mod errors;
+mod fence;
 mod leg;
 mod metrics;
 mod output;

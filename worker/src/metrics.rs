@@ -32,6 +32,7 @@ pub(crate) struct Counters {
     events_dropped: IntCounterVec,
     weights: IntGaugeVec,
     connected: IntGaugeVec,
+    commands_refused: IntCounterVec,
 }
 
 /// Which way pages go.
@@ -95,6 +96,7 @@ impl Counters {
             events_dropped: metrics.counter(&c::WORKER_EVENTS_DROPPED)?,
             weights: metrics.gauge(&c::WORKER_WEIGHT_BYTES)?,
             connected: metrics.gauge(&c::WORKER_COORDINATOR_CONNECTED)?,
+            commands_refused: metrics.counter(&c::WORKER_COMMANDS_REFUSED)?,
         })
     }
 
@@ -139,6 +141,11 @@ impl Counters {
             }
             self.page_bytes.with_label_values(&[name]).set(part.page_bytes as i64);
         }
+    }
+
+    /// Notes a command that came too late.
+    pub(crate) fn command_refused(&self) {
+        self.commands_refused.with_label_values::<&str>(&[]).inc();
     }
 
     /// Counts what changed since `before`.

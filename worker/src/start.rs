@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hadal_shell::grpc::{self, channel};
+use hadal_shell::grpc;
+use hadal_shell::leader::Leader;
 use hadal_shell::net::listen;
 use hadal_shell::tasks::{Tasks, Unfinished};
 use hadal_shell::{Shell, id, metrics};
@@ -19,6 +20,7 @@ use tonic::service::Routes;
 use crate::attach::{Attach, Identity};
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Info};
+use crate::fence::Fence;
 use crate::leg::Peers;
 use crate::metrics::{Counters, Direction};
 use crate::service::Service;
@@ -124,20 +126,7 @@ impl Listeners {
 }
 
 fn advertised(flag: &'static str, given: &Option<String>, bound: SocketAddr) -> Result<String, ConfigError> {
-    match given {
-        Some(address) => match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
-            Some((host, Ok(port))) if !host.is_empty() && port != 0 => Ok(address.clone()),
-            _ => {
-                let problem = format!("{address:?} is not HOST:PORT, which others are to dial");
-                Err(ConfigError { flag, problem })
-            }
-        },
-        None if bound.ip().is_unspecified() => {
-            let problem = format!("needed, since {bound} is no address that others can dial");
-            Err(ConfigError { flag, problem })
-        }
-        None => Ok(bound.to_string()),
-    }
+    hadal_shell::net::advertised(given.as_deref(), bound).map_err(|problem| ConfigError { flag, problem })
 }
 
 /// Starts a worker. It serves at once and registers as soon as the coordinator is there. Must be called within a tokio
@@ -153,7 +142,7 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     let incarnation = id::incarnation()?;
     let core = Core::new(core_config(&config, &engine, pages, incarnation))?;
     let counters = Counters::new(&shell.metrics)?;
-    let coordinator = channel(&config.coordinator, shell.exposure.tls.as_ref())?;
+    let leader = Leader::find(&config.coordinator, shell.exposure.tls.as_ref(), &shell.tasks)?;
     let listeners = Listeners::open(&config, &shell)?;
     let name = config.id.clone().unwrap_or_else(|| format!("{}-{:08x}", config.role, incarnation.0 >> 32));
     let identity = Identity {
@@ -188,8 +177,8 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
     let tasks = shell.tasks.clone();
     let attach = Attach {
         identity,
-        coordinator: config.coordinator.clone(),
-        channel: coordinator,
+        leader,
+        fence: Fence::default(),
         steps,
         shared: Arc::clone(&shared),
         counters,

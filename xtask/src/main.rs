@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod etcd;
 mod fuzz;
 mod python;
 mod results;
@@ -15,7 +16,7 @@ mod tidy;
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  test [ARGS]   set up what the tests need (a Python environment with pinned clients) and run all of them;
+  test [ARGS]   set up what the tests need (a Python environment with pinned clients, an etcd) and run all of them;
                 ARGS go to `cargo test` (for instance `-p hadal-kernels` or `-- golden`)
   lint          formatting, clippy with warnings denied, tidy, cargo-deny
   check         lint, then test
@@ -65,13 +66,13 @@ fn dispatch(arguments: &[String]) -> Result<()> {
 }
 
 fn test(arguments: &[String]) -> Result<()> {
-    let python = python::environment()?;
+    let (python, etcd) = (python::environment()?, etcd::binary()?);
     // The tests of several processes start this binary.
     run::cargo(&["build", "--locked", "-p", "hadal", "-p", "hadal-tests", "--bins"])?;
     let everything: &[&str] = if arguments.is_empty() { &["--workspace"] } else { &[] };
     let mut command = run::cargo_command(&["test", "--locked", "--no-fail-fast"]);
     command.args(everything).args(arguments);
-    command.env("HADAL_TEST_PYTHON", &python);
+    command.env("HADAL_TEST_PYTHON", &python).env("HADAL_TEST_ETCD", &etcd);
     results::finish(command)
 }
 

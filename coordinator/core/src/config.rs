@@ -21,6 +21,9 @@ pub struct Config {
     pub lease: Duration,
     /// How long a worker may take to send a snapshot before it is asked again.
     pub snapshot_wait: Duration,
+    /// For so long from its start a coordinator that follows another one does not conclude from a worker's absence that
+    /// there is none: requests that no registered worker could take wait.
+    pub rebuild: Duration,
     /// Cache events of one worker that are kept while its snapshot arrives.
     pub snapshot_events_max: usize,
     /// Blocks of a part that a worker may have in a tier of which its ledger says nothing, as host memory and disk.
@@ -38,6 +41,7 @@ impl Default for Config {
             local_prefill_tokens: hadal_types::BLOCK_TOKENS,
             lease: Duration::from_secs(30),
             snapshot_wait: Duration::from_secs(10),
+            rebuild: Duration::ZERO,
             snapshot_events_max: 1 << 16,
             tier_blocks_max: 1 << 22,
         }

@@ -52,6 +52,7 @@ pub struct Core {
     /// Models whose waiting requests may fit now.
     pump: BTreeSet<String>,
     draining: bool,
+    rebuilt: bool,
     out: Vec<Command>,
     changed: Option<bool>,
 }
@@ -73,6 +74,7 @@ impl Core {
             ticked: Duration::ZERO,
             pump: BTreeSet::new(),
             draining: false,
+            rebuilt: false,
             out: Vec::new(),
             changed: None,
         }
@@ -296,10 +298,18 @@ impl Core {
         if request.deadline.is_some_and(|deadline| deadline <= self.now) {
             return refuse(RefusalKind::Deadline, "the deadline had passed on arrival".to_owned(), None);
         }
+        if self.rebuilds() {
+            return None;
+        }
         if !self.fleet.knows(&request.model) && !self.fleet.served().is_empty() {
             return Some(self.unknown_model(&request.model));
         }
         never(&self.fleet, request)
+    }
+
+    /// Whether workers of the coordinator before may still be on their way.
+    pub(crate) fn rebuilds(&self) -> bool {
+        self.now < self.config.rebuild
     }
 
     fn unknown_model(&self, model: &str) -> Refusal {
@@ -390,6 +400,7 @@ impl Core {
         for slot in overdue {
             self.follow(slot, Sync::restart);
         }
+        self.end_rebuild();
         let Some(since) = now.checked_sub(self.config.no_worker_wait) else { return };
         let fleet = &self.fleet;
         for place in self.queue.unserved(now, since, |model, class| fleet.serves(model, class)) {
@@ -398,6 +409,19 @@ impl Core {
             self.answer(place, Answer::Refused(refusal));
         }
         self.fleet.forget_models(since);
+    }
+
+    /// What waited for workers that did not come gets the answer that it would have had.
+    fn end_rebuild(&mut self) {
+        if self.rebuilds() || std::mem::replace(&mut self.rebuilt, true) {
+            return;
+        }
+        for (place, refusal) in
+            self.queue.all().filter_map(|w| Some((w.place, self.refusal(&w.request)?))).collect::<Vec<_>>()
+        {
+            self.unqueue(place);
+            self.answer(place, Answer::Refused(refusal));
+        }
     }
 
     fn no_worker(&self, request: &PlaceRequest) -> Refusal {

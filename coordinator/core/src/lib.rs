@@ -7,6 +7,7 @@ mod config;
 mod core;
 mod counters;
 pub mod directory;
+mod election;
 mod event;
 mod fleet;
 mod pending;
@@ -18,6 +19,7 @@ mod sync;
 pub use crate::core::Core;
 pub use config::Config;
 pub use counters::{Counters, Discarded, Loss, Outcome};
+pub use election::{Election, ElectionCommand, ElectionConfig, ElectionEvent, Leader, Seen, StoreLease};
 pub use event::{
     Answer, Command, ConnectionId, Event, Heartbeat, Leg, PlaceId, PlaceRequest, Placement, Refusal, RefusalKind,
     SnapshotBlock, SnapshotChunk, WorkerInfo,

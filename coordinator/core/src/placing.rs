@@ -25,6 +25,7 @@ impl Core {
     /// Places what can be placed of a model's waiting requests.
     pub(crate) fn place_waiting(&mut self, model: &str) {
         let mut claimed: BTreeSet<Slot> = BTreeSet::new();
+        let rebuilds = self.rebuilds();
         for class in self.queue.classes(model) {
             let mut blocked = 0;
             let mut after = None;
@@ -38,6 +39,7 @@ impl Core {
                     directory: &self.directory,
                     config: &self.config,
                     policy: &mut *self.policy,
+                    rebuilds,
                     claimed: &mut claimed,
                 };
                 let answer = match search.attempt(waiting) {

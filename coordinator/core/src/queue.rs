@@ -132,6 +132,11 @@ impl Queue {
         self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, place)| *place)
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Waiting> {
+        self.models.values().flat_map(|groups| groups.values()).flat_map(|group| group.waiting.values())
+    }
+
     /// Any request.
     pub(crate) fn first(&self) -> Option<PlaceId> {
         self.places.keys().next().copied()

@@ -5,6 +5,7 @@ pub mod exit;
 pub mod grpc;
 pub mod http;
 pub mod id;
+pub mod leader;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -111,6 +111,21 @@ pub fn listen_public(flag: &'static str, address: &str) -> Result<(TcpListener, 
     bind(flag, address, &resolve(flag, address)?)
 }
 
+/// What others dial to reach what was bound: as given, or else where it is bound.
+///
+/// # Errors
+/// With what is wrong, when that is no address that can be dialled.
+pub fn advertised(given: Option<&str>, bound: SocketAddr) -> Result<String, String> {
+    match given {
+        Some(address) => match address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((host, Ok(port))) if !host.is_empty() && port != 0 => Ok(address.to_owned()),
+            _ => Err(format!("{address:?} is not HOST:PORT, which others are to dial")),
+        },
+        None if bound.ip().is_unspecified() => Err(format!("needed, since {bound} is no address that others can dial")),
+        None => Ok(bound.to_string()),
+    }
+}
+
 fn resolve(flag: &'static str, address: &str) -> Result<Vec<SocketAddr>, ListenError> {
     let wrong = |problem: String| ListenError::Address { flag, address: address.to_owned(), problem };
     let found: Vec<_> = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.collect();

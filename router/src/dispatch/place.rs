@@ -1,13 +1,15 @@
 //! Asking the coordinator where a choice goes.
 //!
-//! The coordinator queues; the router waits only while the coordinator itself cannot be reached, a bounded number of
-//! requests for a bounded time.
+//! The coordinator queues; the router waits only while the coordinator itself cannot be reached or does not lead, a bounded
+//! number of requests for a bounded time. When another coordinator leads, it is asked at once, also in the place of one
+//! that has not answered.
 
 use std::time::{Duration, Instant};
 
+use hadal_proto::cluster::coordinator_client::CoordinatorClient;
 use hadal_proto::{cluster as w, hashes_to_bytes};
 use hadal_router_core::{Attempts, Backoff, Failure, FailureKind};
-use hadal_shell::grpc::explain;
+use hadal_shell::grpc::{MESSAGE_BYTES_MAX, explain};
 use hadal_types::{Attention, ChainHash, NumericsClass};
 use tokio::sync::SemaphorePermit;
 use tokio::time::sleep;
@@ -39,8 +41,15 @@ pub(crate) async fn place(
     let began = Instant::now();
     loop {
         message.context = Some(context(request, index));
-        let mut coordinator = dispatch.coordinator.clone();
-        let status = match coordinator.place(message.clone()).await {
+        let (target, mut leader) = (dispatch.leader.target(), dispatch.leader.clone());
+        let mut coordinator =
+            CoordinatorClient::new(target.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let asked = tokio::select! {
+            asked = coordinator.place(message.clone()) => asked,
+            // It hangs, or knows not yet that it was deposed; what it may have kept free ends with its leadership.
+            () = leader.other_than(&target) => continue,
+        };
+        let status = match asked {
             Ok(answer) => {
                 dispatch.metrics.placed(request.model(), began.elapsed());
                 return read(answer.into_inner());
@@ -56,7 +65,10 @@ pub(crate) async fn place(
         if Instant::now() >= wait.until {
             return Err(away(&reason));
         }
-        sleep(wait.backoff.wait()).await;
+        tokio::select! {
+            () = sleep(wait.backoff.wait()) => {}
+            () = leader.other_than(&target) => {}
+        }
     }
 }
 

@@ -118,6 +118,35 @@ async fn a_drained_worker_leaves() {
 }
 
 #[tokio::test]
+async fn a_worker_follows_the_leader_and_obeys_no_deposed_one() {
+    let leads = |term| w::LeaderView { leads: true, term, address: String::new() };
+    let follows = |term| w::LeaderView { leads: false, term, address: String::new() };
+    let (_later_says, later) = tokio::sync::watch::channel(leads(9));
+    let (earlier_says, earlier) = tokio::sync::watch::channel(follows(0));
+    let later = Fake { position: Some(later), term: 9, ..Fake::default() };
+    let earlier = Fake { position: Some(earlier), term: 5, ..Fake::default() };
+    let (later_address, stop_later) = later.serve("127.0.0.1:0");
+    let (earlier_address, _stop) = earlier.serve("127.0.0.1:0");
+    let engine = sim();
+    // The first of the list does not lead.
+    let coordinator = format!("{earlier_address},{later_address}");
+    let worker = worker(Config { coordinator, ..config(Role::Mixed, "m") }, &engine).await;
+    until("it is with the leader", || later.count("m", is_heartbeat) > 0).await;
+
+    // The leader dies, and the one before, which was deposed, says that it leads.
+    drop(stop_later);
+    earlier_says.send_replace(leads(5));
+    until("it is with the one that is left", || earlier.count("m", is_heartbeat) > 0).await;
+    earlier.command(Command::Drain(w::Drain { term: 5 })).await;
+    let told = |report: &Report| *report == Report::CommandRefused(w::CommandRefused { term: 5, term_highest: 9 });
+    until("it refuses", || earlier.count("m", told) == 1).await;
+    assert_eq!(earlier.count("m", |r| matches!(r, Report::Leave(_))), 0);
+    earlier.command(Command::Drain(w::Drain { term: 10 })).await;
+    until("it obeys", || earlier.count("m", |r| matches!(r, Report::Leave(_))) == 1).await;
+    worker.join(LONG).await.unwrap();
+}
+
+#[tokio::test]
 async fn small_files_are_read_by_name_and_nothing_else_is() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/deepseek_v32");
     let files = hadal_model::Files::open(folder.as_ref()).unwrap();

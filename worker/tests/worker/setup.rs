@@ -51,6 +51,10 @@ pub(crate) struct Fake {
     /// Sent to every worker that connects, after its registration.
     pub(crate) commands: Arc<Mutex<Vec<CommandSender>>>,
     pub(crate) refuses: bool,
+    /// What it says of who leads; none for a release that knows no standbys.
+    pub(crate) position: Option<tokio::sync::watch::Receiver<w::LeaderView>>,
+    /// Its term; 0 stands for 1.
+    pub(crate) term: u64,
 }
 
 type Commands<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -59,6 +63,20 @@ type Commands<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Coordinator for Fake {
     type AttachStream = Commands<w::CoordinatorCommand>;
     type WatchStream = Commands<w::FleetView>;
+    type LeaderStream = Commands<w::LeaderView>;
+
+    async fn leader(&self, _: Request<w::LeaderRequest>) -> Result<Response<Self::LeaderStream>, Status> {
+        let receiver = self.position.clone().ok_or_else(|| Status::unimplemented("a release without standbys"))?;
+        let views = tokio_stream::wrappers::WatchStream::new(receiver);
+        Ok(Response::new(Box::pin(views.map(Ok))))
+    }
+
+    async fn drain_worker(
+        &self,
+        _: Request<w::DrainWorkerRequest>,
+    ) -> Result<Response<w::DrainWorkerResponse>, Status> {
+        Err(Status::unimplemented("tests command themselves"))
+    }
 
     async fn attach(
         &self,
@@ -109,7 +127,7 @@ impl Fake {
         let command = if self.refuses {
             Command::Refused(w::Refused { reason: "two workers of that name".into(), again: false })
         } else {
-            Command::Registered(w::Registered { term: 1, heartbeat_ms: 20, lost_after_ms: 1000 })
+            Command::Registered(w::Registered { term: self.term.max(1), heartbeat_ms: 20, lost_after_ms: 1000 })
         };
         w::CoordinatorCommand { command: Some(command) }
     }

@@ -80,6 +80,8 @@ pub(super) struct Search<'a> {
     pub(super) directory: &'a Directory,
     pub(super) config: &'a Config,
     pub(super) policy: &'a mut dyn Policy,
+    /// Whether larger workers may still come back.
+    pub(super) rebuilds: bool,
     /// Workers that requests before this one wait for.
     pub(super) claimed: &'a mut BTreeSet<Slot>,
 }
@@ -88,7 +90,7 @@ impl Search<'_> {
     pub(super) fn attempt(&mut self, waiting: &Waiting) -> Attempt {
         let request = &*waiting.request;
         if let Some(refusal) = never(self.fleet, request) {
-            return Attempt::Refused(refusal);
+            return if self.rebuilds { Attempt::Waits } else { Attempt::Refused(refusal) };
         }
         let able = self.able(waiting);
         let plan = self.plan(request, &able);

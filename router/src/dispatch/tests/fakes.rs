@@ -261,6 +261,18 @@ impl FakeCoordinator {
 impl Coordinator for FakeCoordinator {
     type AttachStream = Events<w::CoordinatorCommand>;
     type WatchStream = Events<w::FleetView>;
+    type LeaderStream = Events<w::LeaderView>;
+
+    async fn leader(&self, _: Request<w::LeaderRequest>) -> Result<Response<Self::LeaderStream>, Status> {
+        Err(Status::unimplemented("a release without standbys"))
+    }
+
+    async fn drain_worker(
+        &self,
+        _: Request<w::DrainWorkerRequest>,
+    ) -> Result<Response<w::DrainWorkerResponse>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
 
     async fn attach(&self, _: Request<Streaming<w::WorkerReport>>) -> Result<Response<Self::AttachStream>, Status> {
         Err(Status::unimplemented("not played"))

@@ -221,3 +221,24 @@ fn continuations_go_before_new_requests() {
     let commands = rig.beat(ConnectionId(1), ledger(100, 2, 0), &["x"]);
     assert_eq!(answered(&commands), [continued.0]);
 }
+
+#[test]
+fn a_new_leader_does_not_refuse_for_want_of_workers_that_may_come_back() {
+    let rebuild = Duration::from_secs(3);
+    let mut rig = Rig::new(Config { rebuild, lost_after: 10 * rebuild, ..Config::default() });
+    rig.join(other_model());
+    let (unknown, commands) = rig.ask(request("a", 100));
+    assert_eq!(answered(&commands), [0; 0]);
+    // Workers come back one by one: the small one first.
+    rig.join(WorkerInfo { ledger: ledger(2, 2, 0), ..info("small", Role::Mixed) });
+    let (large, _) = rig.ask(request("b", 50 * 64));
+    let (too_large, _) = rig.ask(request("c", 500 * 64));
+    let commands = rig.register(info("m", Role::Mixed)).1;
+    assert!(decode_of(answer(large, &commands)).is_some_and(|worker| worker == "m"), "{commands:?}");
+    assert!(rig.after(Duration::from_secs(2)).iter().all(|c| !matches!(c, Command::Answer { .. })));
+    let (gone, _) = rig.ask(PlaceRequest { model: "gone".into(), ..request("d", 10) });
+    let commands = rig.after(Duration::from_secs(2));
+    assert_eq!(refusal_of(too_large, &commands).kind, RefusalKind::TooLong);
+    assert_eq!(refusal_of(gone, &commands).kind, RefusalKind::UnknownModel);
+    assert_eq!(answer(unknown, &commands), None, "its worker came, and it was placed");
+}

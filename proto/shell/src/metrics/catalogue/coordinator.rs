@@ -18,6 +18,8 @@ pub(super) const ALL: &[&Desc] = &[
     &COORDINATOR_CACHE_GAPS,
     &COORDINATOR_LEASES_EXPIRED,
     &COORDINATOR_WORKERS_REFUSED,
+    &COORDINATOR_LEADING,
+    &COORDINATOR_TERM,
 ];
 
 /// Workers.
@@ -148,4 +150,22 @@ pub static COORDINATOR_WORKERS_REFUSED: Desc = Desc {
     unit: "registrations",
     labels: &[],
     advice: "The refused worker's log says why: another release, another model under the same name, a wrong ledger.",
+};
+/// Leadership.
+pub static COORDINATOR_LEADING: Desc = Desc {
+    name: "hadal_coordinator_leading",
+    kind: Kind::Gauge,
+    help: "1 while this coordinator leads, else 0.",
+    unit: "none",
+    labels: &[],
+    advice: "The sum over a cluster's coordinators is 1; 0 for more than seconds: see their logs and the store's health.",
+};
+/// Term.
+pub static COORDINATOR_TERM: Desc = Desc {
+    name: "hadal_coordinator_term",
+    kind: Kind::Gauge,
+    help: "The number of the last leadership of this coordinator.",
+    unit: "none",
+    labels: &[],
+    advice: "Rising often: leaders die or hang, or the store is too slow for --leader-lease.",
 };

@@ -26,6 +26,7 @@ pub(super) const ALL: &[&Desc] = &[
     &WORKER_EVENTS_DROPPED,
     &WORKER_WEIGHT_BYTES,
     &WORKER_COORDINATOR_CONNECTED,
+    &WORKER_COMMANDS_REFUSED,
 ];
 
 /// Requests by kind.
@@ -225,4 +226,13 @@ pub static WORKER_COORDINATOR_CONNECTED: Desc = Desc {
     unit: "none",
     labels: &[],
     advice: "0: it gets no new requests; the coordinator or the network between is down, or it was refused: see the log.",
+};
+/// Commands of deposed leaders.
+pub static WORKER_COMMANDS_REFUSED: Desc = Desc {
+    name: "hadal_worker_commands_refused_total",
+    kind: Kind::Counter,
+    help: "Commands that change state and came from a leader of an older term than the worker knows of.",
+    unit: "commands",
+    labels: &[],
+    advice: "A few around a change of leaders are the fence at work; in numbers, coordinators use different stores.",
 };
