@@ -57,7 +57,7 @@ impl Etcd {
         let Shared { members, first, .. } = &*self.0;
         let mut reason = String::new();
         for _ in 0..members.len() {
-            let member = first.load(Ordering::Relaxed) % members.len();
+            let member = first.load(Ordering::Relaxed);
             match tokio::time::timeout(MEMBER_TIMEOUT, call(members[member].clone())).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => match status.code() {
@@ -72,7 +72,8 @@ impl Etcd {
                 Err(_) => reason = format!("no answer within {} ms", MEMBER_TIMEOUT.as_millis()),
             }
             // Another task may have moved on already; then the next turn asks that one.
-            let _ = first.compare_exchange(member, member + 1, Ordering::Relaxed, Ordering::Relaxed);
+            let next = (member + 1) % members.len();
+            let _ = first.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
         }
         Err(StoreError::Unavailable(reason))
     }

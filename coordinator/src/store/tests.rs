@@ -191,6 +191,21 @@ async fn what_is_no_etcd_is_an_error_and_not_a_hang() {
 }
 
 #[tokio::test]
+async fn every_member_is_asked_again_after_all_have_failed() {
+    let mut process = Process::start(1).await.unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let store = Etcd::new(&[closed, process.addresses().remove(0)], "test", None).unwrap();
+    lease(&store, LONG).await;
+    process.kill(0).await.unwrap();
+    // Several turns over both.
+    for _ in 0..5 {
+        assert!(matches!(soon(store.grant(LONG)).await, Err(StoreError::Unavailable(_))));
+    }
+    process.restart(0).await.unwrap();
+    soon(async { while store.grant(LONG).await.is_err() {} }).await;
+}
+
+#[tokio::test]
 async fn three_members_lose_one_after_another_and_what_was_agreed_stays() {
     let (mut process, store) = etcd(3).await;
     let a = lease(&store, LONG).await;
