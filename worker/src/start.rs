@@ -172,7 +172,7 @@ pub async fn start(config: Config, engine: Engine, shell: Shell) -> Result<Handl
         events,
     });
     let named = Part::ALL.map(|part| (part, pages[part.index()]));
-    let backend = engine.backend(&named, config.step_tokens);
+    let backend = engine.backend(&named, core.config().step_rows_max());
     let drained = run_steps(StepLoop::new(core, backend, inbox, Arc::clone(&context), Arc::clone(&shared)))?;
     let tasks = shell.tasks.clone();
     let attach = Attach {
@@ -212,13 +212,13 @@ fn core_config(
     incarnation: Incarnation,
 ) -> hadal_worker_core::Config {
     let info = engine.info();
-    hadal_worker_core::Config {
+    let config = hadal_worker_core::Config {
         incarnation,
         numerics_class: info.class,
         geometry: (*info.geometry).clone(),
         pages,
         weights_bytes: info.weights_bytes,
-        workspace_bytes: engine.workspace_bytes(config.step_tokens),
+        workspace_bytes: 0,
         context_tokens: info.context_tokens,
         vocab_tokens: info.vocab_tokens,
         step_tokens_max: config.step_tokens,
@@ -226,7 +226,8 @@ fn core_config(
         requests_max: config.requests_max,
         local_tokens_max: config.local_tokens,
         prefill_lease: config.prefill_lease,
-    }
+    };
+    hadal_worker_core::Config { workspace_bytes: engine.workspace_bytes(config.step_rows_max()), ..config }
 }
 
 fn limits(config: &Config, info: &Info) -> Limits {

@@ -27,8 +27,7 @@ pub struct Config {
     pub vocab_tokens: u32,
     /// Rows of a step at most, decodes and prefill chunks together. Above `requests_max`.
     pub step_tokens_max: u32,
-    /// Prefill rows of a step at most while requests decode beside them (with a draft layer 2 at least: a chunk begins a
-    /// token early). No request that runs waits longer for a token
+    /// Prefill rows of a step at most while requests decode beside them. No request that runs waits longer for a token
     /// than [`Self::decode_step_max`] takes.
     pub chunk_tokens_max: u32,
     /// Requests at a time, owned and prefilled for others.
@@ -108,7 +107,7 @@ impl Config {
     /// The largest step that a decode is part of, when no sequence is longer than `context_tokens`. Its time is the
     /// bound on the time per output token; it may have more rows than `step_tokens_max`, which bounds it further.
     pub fn decode_step_max(&self, context_tokens: u32) -> StepLoad {
-        let prefill_tokens = self.chunk_rows().min(self.step_tokens_max.saturating_sub(1));
+        let prefill_tokens = self.chunk_tokens_max.min(self.step_tokens_max.saturating_sub(1));
         let decode_tokens = self.requests_max;
         let draft_tokens = if self.drafts() { decode_tokens } else { 0 };
         let rows = u64::from(prefill_tokens) + u64::from(decode_tokens) + u64::from(draft_tokens);
@@ -120,8 +119,8 @@ impl Config {
         self.geometry.layers.iter().any(|l| l.draft)
     }
 
-    /// Prefill rows of a step with decodes.
-    pub(crate) fn chunk_rows(&self) -> u32 {
-        self.chunk_tokens_max.max(if self.drafts() { 2 } else { 1 })
+    /// Rows of a step at most, with one that a chunk of a prompt computes again for its draft rows: the engine's workspace.
+    pub fn step_rows_max(&self) -> u32 {
+        self.step_tokens_max.saturating_add(u32::from(self.drafts()))
     }
 }

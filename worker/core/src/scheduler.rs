@@ -7,14 +7,15 @@
 //!   `requests_max` decodes, `chunk_tokens_max` prefill rows, each as dear as the longest sequence makes it.
 //! - Time to first token beside decodes: every step computes `min(chunk_tokens_max, step_tokens_max - requests_max)`
 //!   prefill rows or the rest of a block less, the oldest prompt's first. So a prompt waits for as many such steps as it
-//!   and the prompts before it have of these rows.
+//!   and the prompts before it have of these rows. (With a draft layer a request that lacks one token may take two rows:
+//!   `step_tokens_max - 2 × requests_max` then.)
 //!
 //! A step without decodes makes nobody wait who runs, so it takes `step_tokens_max` prefill rows.
 //!
 //! With a draft layer a decode may have a second row: the draft of the token after its last, which costs a step little
 //! and gives two tokens where it is right. Drafts get rows and pages last: rows that neither a decode nor a chunk of a
 //! prompt needs, pages that no request has. A chunk begins a token early where the one before it is of another step (see
-//! `request`): that row counts as one of the chunk's.
+//! `request`): a step has room for one such row beyond `step_tokens_max`.
 //!
 //! When a decode needs a page and none is free or evictable, the youngest owned request gives up its pages and is
 //! recomputed later, up to the needing one itself. The oldest can thus always have what it needs, because no request is
@@ -72,7 +73,8 @@ impl Core {
         let decodes = std::mem::take(&mut self.decodes);
         let free = (self.config.step_tokens_max as usize).saturating_sub(decodes.len());
         let prompts = self.requests.values().any(|r| r.is_computable() && !r.in_step);
-        let kept = if prompts { self.config.chunk_rows() as usize } else { 0 };
+        let lasts = self.requests.values().filter(|r| r.is_last() && !r.in_step).count();
+        let kept = 2 * lasts + if prompts { self.config.chunk_tokens_max as usize } else { 0 };
         let mut room = if self.drafts { free.saturating_sub(kept) } else { 0 };
         let mut any_forced = false;
         for &key in &decodes {
@@ -139,25 +141,29 @@ impl Core {
         }
     }
 
-    /// Fills the rest with chunks, the oldest prompt's first; before them those that lack one token only.
+    /// Fills the rest with chunks, the oldest request's first. Those that lack one token only are decodes with a row more:
+    /// they take nothing from what chunks may have. Nor does the row that a chunk computes again: it would cost the chunk
+    /// its last block.
     fn plan_prefills(&mut self, drafting: bool, plan: &mut Plan) {
-        let left = (self.config.step_tokens_max as usize).saturating_sub(plan.load().rows() as usize);
+        let rows = plan.load().rows();
+        let mut left = self.config.step_rows_max().saturating_sub(rows) as usize;
         let decodes = !self.step.is_empty() || self.requests.values().any(Request::is_last);
-        let mut budget = if decodes { left.min(self.config.chunk_rows() as usize) } else { left };
-        for last in [true, false] {
-            let mut after = None;
-            let like = |r: &Request| r.is_computable() && !r.in_step && r.is_last() == last;
-            while let Some(key) = self.next_request(after, like) {
-                after = Some(key);
-                let Some(request) = self.requests.get(&key) else { break };
-                let again = request.again();
-                if budget <= again {
-                    break;
-                }
-                let rows = chunk(request.computed, request.tokens.len(), budget - again);
-                budget -= again + rows;
-                self.add(key, rows, (None, drafting), plan);
+        let chunks = if decodes { self.config.chunk_tokens_max } else { u32::MAX };
+        let mut budget = chunks.min(self.config.step_tokens_max.saturating_sub(rows)) as usize;
+        let mut after = None;
+        while let Some(key) = self.next_request(after, |r| r.is_computable() && !r.in_step) {
+            after = Some(key);
+            let Some(request) = self.requests.get(&key) else { break };
+            let (again, last) = (request.again(), request.is_last());
+            let room = left.saturating_sub(again);
+            let room = if last { room } else { room.min(budget) };
+            if room == 0 {
+                continue;
             }
+            let rows = chunk(request.computed, request.tokens.len(), room);
+            left -= again + rows;
+            budget -= if last { 0 } else { rows };
+            self.add(key, rows, (None, drafting), plan);
         }
     }
 

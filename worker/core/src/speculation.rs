@@ -83,7 +83,8 @@ impl Size {
     fn better(&self) -> bool {
         match (self.with.rate(), self.without.rate()) {
             (Some(with), Some(without)) => with >= without,
-            _ => self.drafting,
+            // What a trial could not measure does not change anything.
+            _ => self.drafting != self.trying,
         }
     }
 
@@ -123,8 +124,8 @@ impl Speculation {
         let asks = plan.slices().iter().any(|s| s.follow == Follow::Draft);
         let way = match tried {
             0 if !asks => Some(false),
-            tried if tried * 2 >= decodes => Some(true),
-            _ => None,
+            0 => None,
+            _ => Some(true),
         };
         self.step = Some(Measured { began: now, size: size(decodes), way });
     }

@@ -326,3 +326,24 @@ proptest! {
         prop_assert!(tokens > 0.8 * with.max(without), "{tokens} of {with} and {without}");
     }
 }
+
+#[test]
+fn a_trial_that_measures_nothing_decides_nothing() {
+    // Most are measured row by row and try no draft; those of the others are right and nearly free.
+    let mut rig = rig(Config { requests_max: 16, ..drafting(600) }, 100);
+    for i in 0..8 {
+        let mut g = generate(&format!("r{i}"), tokens(i, 3), 1000);
+        if i < 5 {
+            g.sampling = SamplingParams { logprobs: Some(0), choice_overlap: true, ..g.sampling };
+        }
+        rig.generate(g);
+    }
+    let mut on = 0;
+    for _ in 0..400 {
+        rig.begin_step();
+        on += usize::from(rig.core.drafting());
+        rig.now += Duration::from_micros(500 + u64::from(rig.plan.load().rows()));
+        rig.end_step(Fault::None, &mut |_, _| ());
+    }
+    assert!(on > 350, "{on} of 400 steps");
+}

@@ -121,9 +121,9 @@ impl Rig {
     fn check_plan(&self) {
         let config = self.core.config();
         let load = self.plan.load();
-        assert!(load.rows() <= config.step_tokens_max);
+        assert!(load.rows() <= config.step_rows_max());
         if load.decode_tokens > 0 {
-            assert!(load.prefill_tokens <= config.chunk_rows(), "prefill beside decodes is bounded");
+            assert!(load.prefill_tokens <= config.chunk_tokens_max, "prefill beside decodes is bounded");
         }
         let starved = self.core.requests.values().any(|r| r.is_decodable() && !r.in_step);
         assert!(!starved, "every decode is in every step");
