@@ -60,7 +60,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     pace: PaceOptions,
     /// How long one request may take from its sending
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = units::duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = wait)]
     timeout: Duration,
     /// Equal seeds make the same load; drawn when left out, so that no earlier run's prompts are in caches
     #[arg(long, value_name = "N")]
@@ -130,6 +130,15 @@ struct SloOptions {
     /// Count requests whose further tokens take so many milliseconds each, on average
     #[arg(long, value_name = "MS", value_parser = positive)]
     slo_tpot_ms: Option<f64>,
+}
+
+/// A duration above 0.
+fn wait(text: &str) -> Result<Duration, String> {
+    match units::duration(text) {
+        Ok(Duration::ZERO) => Err("a wait of 0 leaves no time to answer; give 10m or the like".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {

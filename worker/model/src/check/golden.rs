@@ -11,7 +11,8 @@ use crate::files::{OpenError, TensorFile};
 pub enum GoldenError {
     /// No golden data.
     #[error(
-        "{path}: no golden data beside this checkpoint; hadal check needs golden/golden.json and golden/golden.safetensors"
+        "{path}: no golden data beside this checkpoint; hadal check needs golden/golden.json and \
+         golden/golden.safetensors (with --quality, --text FILE will do)"
     )]
     Missing {
         /// The file.
